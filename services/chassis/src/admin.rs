@@ -1,0 +1,130 @@
+//! The admin listener: metrics and probes by plain HTTP, on an `HttpServer` of its own, so that no
+//! load on the service keeps an operator from seeing it.
+
+use std::net::{SocketAddr, TcpListener};
+
+use actix_web::{
+    App, HttpResponse, HttpServer,
+    dev::{Server, ServerHandle},
+    http::header::ContentType,
+    web::{self, Data},
+};
+
+use crate::{bind::bind, config, health::Health, metrics::Metrics, unusable::Unusable};
+
+/// The admin listener, bound and not yet running.
+#[derive(Debug)]
+pub struct Admin {
+    listener: TcpListener,
+    endpoint: String,
+    metrics: Metrics,
+    health: Health,
+}
+
+impl Admin {
+    /// Binds it.
+    ///
+    /// # Errors
+    /// When the address or the path of the metrics cannot be used.
+    pub fn bind(
+        settings: &config::Metrics,
+        metrics: Metrics,
+        health: Health,
+    ) -> Result<Self, Unusable> {
+        check_endpoint(&settings.endpoint)?;
+        let listener = bind(
+            settings.host,
+            settings.port,
+            "metrics.host and metrics.port",
+        )?;
+        Ok(Self {
+            listener,
+            endpoint: settings.endpoint.clone(),
+            metrics,
+            health,
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Runs it until its handle stops it.
+    ///
+    /// # Errors
+    /// When the listener cannot be used.
+    pub fn run(self) -> std::io::Result<ServerHandle> {
+        let Self {
+            listener,
+            endpoint,
+            metrics,
+            health,
+        } = self;
+        let server: Server = HttpServer::new(move || {
+            App::new()
+                .app_data(Data::new(metrics.clone()))
+                .app_data(Data::new(health.clone()))
+                .route(&endpoint, web::get().to(show))
+                .route("/livez", web::get().to(live))
+                .route("/readyz", web::get().to(ready))
+        })
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)?
+        .run();
+        let handle = server.handle();
+        actix_rt::spawn(server);
+        Ok(handle)
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), Unusable> {
+    let bad =
+        |cause| Err(Unusable::new("metrics.endpoint", cause).cure("use a path such as `/metrics`"));
+    if !endpoint.starts_with('/') {
+        return bad(format!("`{endpoint}` does not start with `/`"));
+    }
+    if matches!(endpoint, "/livez" | "/readyz") {
+        return bad(format!("`{endpoint}` is the path of a probe"));
+    }
+    // Anything else might be a pattern, or a path that no request can have.
+    if !endpoint
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte))
+    {
+        return bad(format!(
+            "`{endpoint}` has characters that a path here may not have"
+        ));
+    }
+    Ok(())
+}
+
+async fn show(metrics: Data<Metrics>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics.text())
+}
+
+async fn live() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type(ContentType::plaintext())
+        .body("alive\n")
+}
+
+async fn ready(health: Data<Health>) -> HttpResponse {
+    let obstacles = health.obstacles();
+    if obstacles.is_empty() {
+        HttpResponse::Ok()
+            .content_type(ContentType::plaintext())
+            .body("ready\n")
+    } else {
+        HttpResponse::ServiceUnavailable()
+            .content_type(ContentType::plaintext())
+            .body(format!("not ready: {}\n", obstacles.join(", ")))
+    }
+}

@@ -1,0 +1,179 @@
+//! Configuration: defaults, then a YAML file, then the environment; typed, and strict.
+//!
+//! Each service describes its keys once, as a struct with `serde` and `schemars` derives. From that
+//! one description come the reading ([`load`]), the check of every key and value with a message that
+//! names file, key, cause and the nearest known key, and the table in the README ([`table`]).
+//!
+//! Values from the environment are named like their key: `service.tlsCertificate` of ponger is
+//! `PONGER__SERVICE__TLS_CERTIFICATE`; lists are separated by commas.
+
+mod keys;
+mod sections;
+mod span;
+
+use std::{ffi::OsString, path::Path};
+
+use ::config::{Config, File, FileFormat, Map, Source as _, Value, ValueKind};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+use self::keys::{Key, Keys};
+pub use self::{
+    keys::table,
+    sections::{Identity, Log, LogFormat, LogLevel, Metrics, MinTlsVersion},
+    span::Span,
+};
+use crate::unusable::Unusable;
+
+/// A configuration file is text that a person writes: anything above this many bytes is not one.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// Reads the configuration of the service `name`: its defaults, then `file`, then those variables
+/// of `environment` that start with `NAME__`.
+///
+/// # Errors
+/// The first thing that is wrong, with its place, its cause and what would be right.
+pub fn load<C>(
+    name: &str,
+    file: &Path,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<C, Unusable>
+where
+    C: DeserializeOwned + Default + Serialize + JsonSchema,
+{
+    let text = read(file)?;
+    let keys = Keys::of::<C>();
+    let mut builder = Config::builder();
+    for (key, value) in from_file(&keys, file, &text)?
+        .into_iter()
+        .chain(from_environment(&keys, name, environment)?)
+    {
+        builder = builder
+            .set_override(&key.path, value)
+            .map_err(|error| Unusable::new(&key.path, error))?;
+    }
+    builder
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|error| Unusable::new(file.display(), error))
+}
+
+fn read(file: &Path) -> Result<String, Unusable> {
+    let bytes = crate::files::read(file, LARGEST_FILE)
+        .map_err(|error| error.cure("name the configuration file with --config FILE"))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        Unusable::new(
+            file.display(),
+            format!("it is not UTF-8 text (byte {place})"),
+        )
+        .cure("save it as UTF-8")
+    })?;
+    let blank = text
+        .lines()
+        .all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
+    if blank {
+        return Err(Unusable::new(file.display(), "it is empty")
+            .cure("see the README for a configuration to start from"));
+    }
+    Ok(text)
+}
+
+fn from_file<'k>(
+    keys: &'k Keys,
+    file: &Path,
+    text: &str,
+) -> Result<Vec<(&'k Key, Value)>, Unusable> {
+    let tree = File::from_str(text, FileFormat::Yaml)
+        .collect()
+        .map_err(|error| {
+            let cause = match error {
+                ::config::ConfigError::FileParse { cause, .. } => cause.to_string(),
+                other => other.to_string(),
+            };
+            // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
+            let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
+            Unusable::new(file.display(), cause)
+        })?;
+    let mut found = Vec::new();
+    walk(keys, file, "", tree, &mut found)?;
+    Ok(found)
+}
+
+/// Sorts a table of the file into known keys and their values, and refuses what is neither.
+fn walk<'k>(
+    keys: &'k Keys,
+    file: &Path,
+    above: &str,
+    tree: Map<String, Value>,
+    found: &mut Vec<(&'k Key, Value)>,
+) -> Result<(), Unusable> {
+    for (name, value) in tree {
+        let path = if above.is_empty() {
+            name
+        } else {
+            format!("{above}.{name}")
+        };
+        let place = format!("{}: key `{path}`", file.display());
+        if let Some(key) = keys.find(&path) {
+            key.check(&value)
+                .map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
+            found.push((key, value));
+        } else if keys.is_section(&path) {
+            match value.kind {
+                ValueKind::Table(table) => walk(keys, file, &path, table, found)?,
+                ValueKind::Nil => {
+                    return Err(Unusable::new(place, "it has no keys below it")
+                        .cure("give it some, or leave it out"));
+                }
+                _ => {
+                    return Err(
+                        Unusable::new(place, "it must have keys below it, not a value")
+                            .cure(format!("known keys: {}", keys.below(&path).join(", "))),
+                    );
+                }
+            }
+        } else {
+            return Err(Unusable::new(place, "there is no such key").cure(format!(
+                "the nearest known key is `{}`",
+                keys.nearest(&path)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn from_environment<'k>(
+    keys: &'k Keys,
+    name: &str,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(&'k Key, Value)>, Unusable> {
+    let prefix = format!("{}__", name.to_uppercase());
+    let mut found = Vec::new();
+    for (variable, text) in environment {
+        // Variables that are not UTF-8 cannot be ours: the prefix is ASCII, and so are the keys.
+        let Some(variable) = variable
+            .to_str()
+            .filter(|variable| variable.starts_with(&prefix))
+        else {
+            continue;
+        };
+        let place = format!("environment variable {variable}");
+        let Some(key) = keys.iter().find(|key| key.variable(&prefix) == variable) else {
+            let nearest = keys.nearest_variable(&prefix, variable);
+            return Err(Unusable::new(place, "there is no such key")
+                .cure(format!("the nearest known one is {nearest}")));
+        };
+        let text = text
+            .to_str()
+            .ok_or_else(|| Unusable::new(&place, "its value is not UTF-8 text"))?;
+        let value = key.parse(text);
+        key.check(&value)
+            .map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
+        found.push((key, value));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

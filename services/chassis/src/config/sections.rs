@@ -1,0 +1,105 @@
+//! The sections that both services have.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Span;
+
+/// The plain-HTTP admin listener: metrics and probes, and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Address that the admin listener binds; `::` serves IPv6 and IPv4.
+    pub host: IpAddr,
+    /// Port of the admin listener: metrics, `/livez` and `/readyz`, by plain HTTP.
+    pub port: u16,
+    /// Path of the Prometheus metrics.
+    pub endpoint: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            host: Ipv4Addr::UNSPECIFIED.into(),
+            port: 2112,
+            endpoint: "/metrics".into(),
+        }
+    }
+}
+
+/// How the identity on disk is followed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Identity {
+    /// How often the identity's files are read again, should the file system not tell of a change.
+    pub poll_interval: Span,
+    /// How long before its end a certificate is warned about; without it, a third of its lifetime.
+    pub expiry_warning: Option<Span>,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            poll_interval: Span::seconds(10),
+            expiry_warning: None,
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    /// `text` for people, `json` for machines.
+    pub format: LogFormat,
+    /// The least severe level that is logged.
+    pub level: LogLevel,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+#[expect(
+    missing_docs,
+    reason = "the names say it, and docs would become part of the schema"
+)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// How severe a log line must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+#[expect(
+    missing_docs,
+    reason = "the names say it, and docs would become part of the schema"
+)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The oldest TLS version that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[expect(
+    missing_docs,
+    reason = "the names say it, and docs would become part of the schema"
+)]
+pub enum MinTlsVersion {
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[default]
+    #[serde(rename = "1.3")]
+    V1_3,
+}

@@ -1,0 +1,45 @@
+//! Reading small files that people and orchestrators provide.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+    path::Path,
+};
+
+use crate::unusable::Unusable;
+
+/// Reads the regular file `path`, of at most `largest` bytes.
+///
+/// # Errors
+/// When it is absent, unreadable, not a regular file (a pipe would block for ever) or too large.
+pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
+    let thing = &path.display();
+    let failed = |error: &std::io::Error| match error.kind() {
+        ErrorKind::NotFound => Unusable::new(thing, "there is no such file"),
+        ErrorKind::PermissionDenied => Unusable::new(thing, "permission denied").cure(format!(
+            "let the user this service runs as (uid {}) read it",
+            rustix::process::geteuid().as_raw()
+        )),
+        _ => Unusable::new(thing, error),
+    };
+    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() {
+            "a folder"
+        } else {
+            "not a regular file"
+        };
+        return Err(Unusable::new(thing, format!("it is {kind}")).cure("name a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(largest + 1).read_to_end(&mut bytes))
+        .map_err(|error| failed(&error))?;
+    if bytes.len() as u64 > largest {
+        return Err(
+            Unusable::new(thing, format!("it is larger than {largest} bytes"))
+                .cure("this is not the file that is meant"),
+        );
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,583 @@
+//! The way of a connection into a service: TCP, a place below the cap, TLS, then HTTP/1.1 by actix.
+//!
+//! actix's own TLS acceptor does not say why a handshake failed, cannot close a connection whose
+//! peer was withdrawn, and limits concurrent handshakes rather than connections. So the acceptor
+//! is ours, and actix is given [`Conn`], a stream that ends when it must.
+
+use std::{
+    cell::Cell,
+    fmt,
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener},
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix_http::{HttpService, Request, Response, body::BoxBody, error::DispatchError};
+use actix_server::Server;
+use actix_service::{
+    IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+};
+use actix_web::{body::MessageBody, dev::AppConfig};
+use prometheus::{IntCounter, IntGauge};
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    sync::{Notify, watch},
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    metrics::{HandshakeMetrics, IdentityMetrics, Metrics},
+    reason::{Failure, Reason},
+    throttle::Throttle,
+    tls::{
+        clock::{Seconds, now, until},
+        follow::Current,
+        leaf,
+        name::{Name, Names, WrongId},
+        session::Session,
+    },
+    unusable::Unusable,
+};
+
+/// How long, and how much, a listener puts up with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A handshake may take this long.
+    pub handshake: Duration,
+    /// The head of a request may take this long.
+    pub request: Duration,
+    /// A kept connection may be idle for this long.
+    pub idle: Duration,
+    /// So many connections may be open.
+    pub connections: usize,
+}
+
+impl Limits {
+    /// Lowers the cap on connections to what the limit of descriptors allows, so that the cap is met
+    /// first and the process always has some to spare.
+    ///
+    /// # Errors
+    /// When there are too few to serve anyone.
+    pub fn within_descriptors(mut self) -> Result<Self, Unusable> {
+        let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let Some(limit) = limits.current.and_then(|limit| usize::try_from(limit).ok()) else {
+            return Ok(self);
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        // Standard streams, listeners, watchers and the admin listener, and a few for each worker.
+        let spare = SPARE_DESCRIPTORS + 4 * workers;
+        let most = limit.saturating_sub(spare);
+        if most == 0 {
+            return Err(Unusable::new(
+                "the limit of open files (`ulimit -n`)",
+                format!("{limit} leaves no connection, as {spare} are kept in reserve"),
+            )
+            .cure("raise it"));
+        }
+        if most < self.connections {
+            tracing::warn!(
+                limit,
+                connections = most,
+                "Open files are limited, so are connections"
+            );
+            self.connections = most;
+        }
+        Ok(self)
+    }
+}
+
+const SPARE_DESCRIPTORS: usize = 32;
+
+/// A listener's state, shared by all of its workers.
+pub struct Gate {
+    tls: Option<(TlsAcceptor, Current)>,
+    limits: Limits,
+    open: AtomicUsize,
+    closed: Notify,
+    stopping: watch::Sender<bool>,
+    metrics: GateMetrics,
+    shed_log: Throttle,
+    failure_log: Vec<(Reason, Throttle)>,
+}
+
+struct GateMetrics {
+    open: IntGauge,
+    shed: IntCounter,
+    handshakes: HandshakeMetrics,
+    identity: IdentityMetrics,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    /// A gate of `service` that lets connections in by TLS, or by plain TCP where `tls` is `None`.
+    pub fn new(
+        service: &str,
+        tls: Option<(Arc<rustls::ServerConfig>, Current)>,
+        limits: Limits,
+        metrics: &Metrics,
+        identity: IdentityMetrics,
+    ) -> Arc<Self> {
+        let metrics = GateMetrics {
+            open: metrics.gauge(
+                &format!("{service}_connections"),
+                "Open connections, those in a handshake included.",
+            ),
+            shed: metrics.counter(
+                &format!("{service}_connections_shed_total"),
+                "Connections closed at once because the cap on connections was reached.",
+            ),
+            handshakes: HandshakeMetrics::new(metrics),
+            identity,
+        };
+        Arc::new(Self {
+            tls: tls.map(|(config, current)| (TlsAcceptor::from(config), current)),
+            limits,
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+            stopping: watch::channel(false).0,
+            metrics,
+            shed_log: Throttle::every(Duration::from_secs(1)),
+            failure_log: Reason::ALL
+                .iter()
+                .map(|reason| (*reason, Throttle::every(Duration::from_secs(1))))
+                .collect(),
+        })
+    }
+
+    /// Serves `app` on `listener`, in as many workers as there are processors.
+    ///
+    /// # Errors
+    /// When the listener cannot be used.
+    pub fn serve<A, I, S, B>(
+        self: &Arc<Self>,
+        name: &str,
+        listener: TcpListener,
+        app: A,
+    ) -> io::Result<Server>
+    where
+        A: Fn() -> I + Send + Clone + 'static,
+        I: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<Request, Config = AppConfig> + 'static,
+        S::Error: Into<Response<BoxBody>> + 'static,
+        S::InitError: fmt::Debug,
+        S::Response: Into<Response<B>> + 'static,
+        S::Service: 'static,
+        B: MessageBody + 'static,
+    {
+        let gate = Arc::clone(self);
+        Ok(Server::build()
+            .disable_signals()
+            // The cap is ours: actix would leave those above its own waiting in the backlog.
+            .max_concurrent_connections(usize::MAX >> 4)
+            .listen(name, listener, move || {
+                let accept = Arc::clone(&gate);
+                let app = map_config(app().into_factory(), |()| AppConfig::default());
+                fn_service(move |stream: TcpStream| Arc::clone(&accept).accept(stream)).and_then(
+                    HttpService::build()
+                        .keep_alive(gate.limits.idle)
+                        .client_request_timeout(gate.limits.request)
+                        .client_disconnect_timeout(Duration::from_secs(2))
+                        .on_connect_ext(|conn: &Conn, data| {
+                            data.insert(Rc::clone(&conn.peer));
+                        })
+                        .h1(app),
+                )
+            })?
+            .run())
+    }
+
+    /// Ends kept connections once they are idle, and those with a request after its answer; waits
+    /// for that, and says how many are left after `patience`.
+    pub async fn drain(&self, patience: Duration) -> usize {
+        self.stopping.send_replace(true);
+        let _ = timeout(patience, async {
+            loop {
+                let closed = self.closed.notified();
+                if self.open.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                closed.await;
+            }
+        })
+        .await;
+        self.open.load(Ordering::Acquire)
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        stream: TcpStream,
+    ) -> Result<(Conn, Option<SocketAddr>), DispatchError> {
+        let address = stream.peer_addr().ok();
+        let Some(place) = Place::take(&self) else {
+            self.metrics.shed.inc();
+            if let Some(held) = self.shed_log.pass() {
+                tracing::warn!(
+                    cap = self.limits.connections,
+                    more = held,
+                    "Too many connections, shedding"
+                );
+            }
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        };
+        // Without it, an answer that is written in two pieces waits for an acknowledgement (Nagle).
+        let _ = stream.set_nodelay(true);
+        let Some((acceptor, current)) = &self.tls else {
+            let peer = Peer {
+                address,
+                session: None,
+                names: None,
+                withdrawn: Cell::new(false),
+            };
+            return Ok((
+                Conn::new(&self, Stream::Plain(stream), peer, place, None),
+                address,
+            ));
+        };
+        // Seen before the handshake: what changes during it is judged again after it.
+        let mut current = current.clone();
+        let own_end = current
+            .mark_seen()
+            .leaf
+            .as_ref()
+            .map_or(Seconds::MAX, |leaf| leaf.facts.not_after);
+        let handshake = timeout(
+            self.limits.handshake,
+            acceptor.accept(stream).into_fallible(),
+        );
+        let stream = match handshake.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err((error, stream))) => {
+                self.refused(address, &Failure::of_stream("the client", &error));
+                linger(stream).await;
+                return Err(error.into());
+            }
+            Err(_) => {
+                self.refused(
+                    address,
+                    &Failure::new(
+                        Reason::TlsTimeout,
+                        "the client did not finish its handshake in time",
+                    ),
+                );
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+        };
+        let connection = stream.get_ref().1;
+        let session = Session::of(connection);
+        let chain: Vec<_> = connection
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|der| der.clone().into_owned())
+            .collect();
+        let names = chain.first().map(identify);
+        self.metrics.handshakes.done(&session);
+        let peer_end = chain.iter().filter_map(leaf::end).min();
+        if let Some(end) = peer_end {
+            self.metrics.identity.peer(end);
+        }
+        let credentials = Credentials {
+            names: names.clone(),
+            chain,
+            end: own_end.min(peer_end.unwrap_or(Seconds::MAX)),
+        };
+        let peer = Peer {
+            address,
+            session: Some(session),
+            names,
+            withdrawn: Cell::new(false),
+        };
+        let conn = Conn::new(
+            &self,
+            Stream::Tls(Box::new(stream)),
+            peer,
+            place,
+            Some((current, credentials)),
+        );
+        Ok((conn, address))
+    }
+
+    fn refused(&self, address: Option<SocketAddr>, failure: &Failure) {
+        self.metrics.handshakes.failed(failure.reason);
+        // Who connects and goes away, as load balancers and port scanners do, is not worth a line.
+        if failure.reason == Reason::Reset {
+            tracing::debug!(
+                peer = address.map(tracing::field::display),
+                cause = failure.cause,
+                "Connection ended in its handshake"
+            );
+            return;
+        }
+        let throttle = self
+            .failure_log
+            .iter()
+            .find(|(reason, _)| *reason == failure.reason);
+        if let Some(more) = throttle.and_then(|(_, throttle)| throttle.pass()) {
+            tracing::warn!(
+                peer = address.map(tracing::field::display),
+                reason = failure.reason.label(),
+                cause = failure.cause,
+                more,
+                "Handshake failed"
+            );
+        }
+    }
+}
+
+/// Reads who the holder of a verified leaf is.
+fn identify(leaf: &CertificateDer<'_>) -> Result<Vec<Name>, WrongId> {
+    Names::of(leaf).map_err(|_| WrongId::Unreadable)?.identity()
+}
+
+/// Reads and drops what the client still sends, for a moment. If a socket is closed with bytes
+/// unread, the kernel resets the connection, and the alert that says why might never arrive.
+async fn linger(mut stream: TcpStream) {
+    let _ = timeout(Duration::from_secs(1), async {
+        stream.shutdown().await?;
+        let mut sink = [0; 1024];
+        for _ in 0..64 {
+            if stream.read(&mut sink).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
+}
+
+/// A place below the cap on connections; given back when dropped.
+struct Place(Arc<Gate>);
+
+impl Place {
+    fn take(gate: &Arc<Gate>) -> Option<Self> {
+        let open = gate.open.fetch_add(1, Ordering::AcqRel) + 1;
+        let place = Self(Arc::clone(gate));
+        gate.metrics.open.inc();
+        // Dropping it gives the place back.
+        (open <= gate.limits.connections).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.metrics.open.dec();
+        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.closed.notify_waiters();
+        }
+    }
+}
+
+/// Who is at the other end of a connection. Handlers find it by `req.conn_data::<Rc<Peer>>()`.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where the connection comes from.
+    pub address: Option<SocketAddr>,
+    /// What the handshake agreed upon; `None` without TLS.
+    pub session: Option<Session>,
+    /// Who the client's certificate says that it is; `None` without a certificate.
+    pub names: Option<Result<Vec<Name>, WrongId>>,
+    withdrawn: Cell<bool>,
+}
+
+impl Peer {
+    /// Whether what let this peer in has ended since: its certificate, its root, or its name's place
+    /// among the allowed ones.
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.get()
+    }
+}
+
+/// What a connection was opened with.
+struct Credentials {
+    chain: Vec<CertificateDer<'static>>,
+    names: Option<Result<Vec<Name>, WrongId>>,
+    /// When the first of the certificates at either end expires.
+    end: Seconds,
+}
+
+impl Credentials {
+    /// Whether a client with them would be let in again now.
+    fn hold(&self, current: &Current) -> bool {
+        let identity = current.get();
+        match &self.names {
+            None => true,
+            Some(Err(_)) => false,
+            Some(Ok(names)) => {
+                identity.verify_client(&self.chain).is_ok() && identity.admit(names).is_ok()
+            }
+        }
+    }
+
+    /// Waits until they no longer hold.
+    async fn withdrawn(self, mut current: Current) {
+        loop {
+            let next = current
+                .get()
+                .roots()
+                .map_or(Seconds::MAX, |roots| roots.next_change(now()));
+            // A sleep does not see that the clock was set, so it is never a long one.
+            let pause =
+                until(self.end.min(next)).clamp(Duration::from_millis(20), Duration::from_secs(60));
+            tokio::select! {
+                () = current.changed() => {}
+                () = sleep(pause) => {}
+            }
+            if now() >= self.end || !self.hold(&current) {
+                return;
+            }
+        }
+    }
+}
+
+/// Why a connection takes no more requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopping,
+    Withdrawn,
+}
+
+/// A connection as actix sees it: a stream that reaches its end when the service stops, when what
+/// the peer was let in by has ended, or when nothing was answered on it for too long. The request
+/// in flight is still answered.
+pub struct Conn {
+    stream: Stream,
+    peer: Rc<Peer>,
+    ending: Pin<Box<dyn Future<Output = End>>>,
+    ended: Option<End>,
+    /// Fires when nothing could be written for `patience`: whoever sends a request byte by byte, or
+    /// never reads its answers, does not hold a place for ever.
+    stall: Pin<Box<Sleep>>,
+    patience: Duration,
+    _place: Place,
+}
+
+enum Stream {
+    Tls(Box<TlsStream<TcpStream>>),
+    Plain(TcpStream),
+}
+
+impl Conn {
+    fn new(
+        gate: &Gate,
+        stream: Stream,
+        peer: Peer,
+        place: Place,
+        opened: Option<(Current, Credentials)>,
+    ) -> Self {
+        let mut stopping = gate.stopping.subscribe();
+        let ending = Box::pin(async move {
+            let withdrawn = async {
+                match opened {
+                    Some((current, credentials)) => credentials.withdrawn(current).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The sender lives in the gate, which this connection's place keeps alive.
+                _ = stopping.wait_for(|stopping| *stopping) => End::Stopping,
+                () = withdrawn => End::Withdrawn,
+            }
+        });
+        let patience = gate.limits.request + gate.limits.idle;
+        let stall = Box::pin(sleep(patience));
+        Self {
+            stream,
+            peer: Rc::new(peer),
+            ending,
+            ended: None,
+            stall,
+            patience,
+            _place: place,
+        }
+    }
+
+    fn stalled(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.stall.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let conn = &mut *self;
+        if conn.ended.is_none()
+            && let Poll::Ready(end) = conn.ending.as_mut().poll(cx)
+        {
+            conn.ended = Some(end);
+            conn.peer.withdrawn.set(end == End::Withdrawn);
+        }
+        if conn.ended == Some(End::Withdrawn) {
+            return Poll::Ready(Ok(()));
+        }
+        conn.stalled(cx)?;
+        let read = match &mut conn.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        match read {
+            // Stopping: what has already arrived is still answered, and nothing is waited for.
+            Poll::Pending if conn.ended == Some(End::Stopping) => Poll::Ready(Ok(())),
+            read => read,
+        }
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        if let Poll::Ready(Ok(1..)) = written {
+            let next = Instant::now() + self.patience;
+            self.stall.as_mut().reset(next);
+        } else {
+            self.stalled(cx)?;
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stalled(cx)?;
+        match &mut self.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stalled(cx)?;
+        match &mut self.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The way of a certificate: from files on disk to the handshake, and out again.
+//!
+//! ```text
+//! pem ─► leaf, roots ─► identity ─► follow ─► server, client ─► session
+//! files    verified      one unit    current    per handshake     what came out
+//! ```
+//!
+//! - [`pem`]: PEM files, and what is wrong with them
+//! - [`leaf`]: our own certificate and key, verified before they are used
+//! - [`roots`]: the trust bundle
+//! - [`name`]: SPIFFE IDs and DNS names, compared whole
+//! - [`identity`]: leaf, roots and allowed names as one unit, which judges peers
+//! - [`follow`]: notices changes on disk and publishes the current identity
+//! - [`server`], [`client`]: rustls configurations that ask the current identity at each handshake
+//! - [`session`]: what two peers agreed upon
+//! - [`expiry`]: warnings before a certificate ends
+
+pub mod client;
+pub mod clock;
+pub mod expiry;
+pub mod follow;
+pub mod identity;
+pub mod leaf;
+pub mod name;
+pub mod pem;
+pub mod roots;
+pub mod server;
+pub mod session;
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::{SupportedProtocolVersion, crypto::CryptoProvider};
+
+use crate::config::MinTlsVersion;
+
+/// The one protocol that is spoken inside TLS: HTTP/2 drains badly in actix (actix-web #2509).
+pub const ALPN: &[u8] = b"http/1.1";
+
+/// The cryptography, chosen once: aws-lc-rs, which prefers the post-quantum hybrid X25519MLKEM768
+/// and still offers X25519 to peers without it.
+pub fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+}
+
+static TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+
+fn versions(oldest: MinTlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    match oldest {
+        MinTlsVersion::V1_2 => rustls::ALL_VERSIONS,
+        MinTlsVersion::V1_3 => &TLS13,
+    }
+}

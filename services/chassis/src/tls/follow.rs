@@ -1,0 +1,307 @@
+//! Follows an identity on disk: notices changes, verifies them, publishes what is good.
+//!
+//! The writer is a thread of its own, and the reader a [`Current`] that anyone may clone. A change
+//! is noticed by watching the *folders* (kubelet swaps a link, people rename), by reading the files
+//! again every so often, or by SIGHUP. A set that is not wholly good is counted and logged, and what
+//! was there before stays.
+
+use std::{
+    collections::{BTreeSet, hash_map::DefaultHasher},
+    hash::{Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::sync::watch;
+
+use super::{clock::utc, expiry::Warner, identity::Identity, roots::Roots};
+use crate::{config, metrics::IdentityMetrics, unusable::Unusable};
+
+/// How long files must lie still before they are read: whoever replaces several is given the time.
+const SETTLE: Duration = Duration::from_millis(150);
+
+/// How long events are gathered before the files are looked at.
+const LULL: Duration = Duration::from_millis(50);
+
+/// How many times [`SETTLE`] is waited for; files that never lie still are read as they are.
+const PATIENCE: usize = 40;
+
+/// The reader's half: always the last identity that was good.
+#[derive(Clone, Debug)]
+pub struct Current(watch::Receiver<Arc<Identity>>);
+
+impl Current {
+    /// The identity of this moment.
+    pub fn get(&self) -> Arc<Identity> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Waits until another identity than the one seen before is published. Never ends when the
+    /// follower is gone.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether another identity was published since the last [`Current::changed`] of this value.
+    pub fn has_changed(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
+    }
+
+    /// Takes note of the identity of this moment.
+    pub fn mark_seen(&mut self) -> Arc<Identity> {
+        Arc::clone(&self.0.borrow_and_update())
+    }
+}
+
+/// The writer's half. When it is dropped, nothing is followed any more and the last identity stays.
+#[derive(Debug)]
+pub struct Follower {
+    order: Sender<Order>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Something happened in a folder.
+    Stir,
+    /// Someone wants the files to be looked at now.
+    Look,
+    Stop,
+}
+
+impl Follower {
+    /// A handle by which to order a look at the files, as SIGHUP does.
+    pub fn look(&self) {
+        // The thread lives as long as this does.
+        let _ = self.order.send(Order::Look);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.order.send(Order::Stop);
+    }
+}
+
+/// Loads an identity by `load`, and again whenever one of `files` changes.
+///
+/// # Errors
+/// When the first identity cannot be used.
+pub fn follow(
+    settings: &config::Identity,
+    files: Vec<PathBuf>,
+    load: impl Fn() -> Result<Identity, Unusable> + Send + 'static,
+    metrics: IdentityMetrics,
+) -> Result<(Follower, Current), Unusable> {
+    let seen = fingerprint(&files);
+    let first = load()?;
+    metrics.publish(&first);
+    let (publish, current) = watch::channel(Arc::new(first));
+    let (order, orders) = mpsc::channel();
+    let folders = Folders::new(order.clone());
+    let thread = Thread {
+        files,
+        load,
+        publish,
+        metrics,
+        seen,
+        folders,
+        poll: settings.poll_interval.0.max(SETTLE),
+        warner: Warner::new(settings.expiry_warning.map(|span| span.0)),
+        roots_warner: Warner::new(settings.expiry_warning.map(|span| span.0)),
+    };
+    thread::Builder::new()
+        .name("identity".into())
+        .spawn(move || thread.run(&orders))
+        .map_err(|error| Unusable::new("the thread that follows the identity", error))?;
+    Ok((Follower { order }, Current(current)))
+}
+
+struct Thread<L> {
+    files: Vec<PathBuf>,
+    load: L,
+    publish: watch::Sender<Arc<Identity>>,
+    metrics: IdentityMetrics,
+    /// The contents that were last looked at, whether they were good or not.
+    seen: u64,
+    folders: Folders,
+    poll: Duration,
+    warner: Warner,
+    roots_warner: Warner,
+}
+
+impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
+    fn run(mut self, orders: &Receiver<Order>) {
+        loop {
+            self.folders.watch(&self.files);
+            self.warn();
+            let mut ordered = match orders.recv_timeout(self.poll) {
+                Ok(Order::Look) => true,
+                Ok(Order::Stir) | Err(RecvTimeoutError::Timeout) => false,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // One look is enough for all that has happened until now, in a busy folder too.
+            thread::sleep(LULL);
+            for order in orders.try_iter() {
+                match order {
+                    Order::Look => ordered = true,
+                    Order::Stir => {}
+                    Order::Stop => return,
+                }
+            }
+            self.look(ordered);
+        }
+    }
+
+    /// Looks at the files, and takes them if they are other than before and wholly good.
+    fn look(&mut self, ordered: bool) {
+        if fingerprint(&self.files) == self.seen && !ordered {
+            return;
+        }
+        let (print, loaded) = self.load_whole();
+        let changed = print != self.seen;
+        self.seen = print;
+        match loaded {
+            Ok(identity) if identity == **self.publish.borrow() => {
+                if ordered {
+                    tracing::info!("Identity looked at: unchanged");
+                }
+            }
+            Ok(identity) => {
+                self.metrics.publish(&identity);
+                self.metrics.refreshed.with_label_values(&["ok"]).inc();
+                let leaf = identity.leaf.as_ref().map(|leaf| &leaf.facts);
+                tracing::info!(
+                    serial = leaf.map(|leaf| leaf.serial.as_str()),
+                    expires = leaf.map(|leaf| utc(leaf.not_after)),
+                    "Identity replaced"
+                );
+                self.publish.send_replace(Arc::new(identity));
+            }
+            Err(error) => {
+                if changed || ordered {
+                    self.metrics.refreshed.with_label_values(&["refused"]).inc();
+                    tracing::error!(cause = %error, "Identity on disk refused, keeping the one before");
+                }
+            }
+        }
+    }
+
+    /// Loads what lies still: the same contents before and after, so that no two moments are mixed.
+    fn load_whole(&self) -> (u64, Result<Identity, Unusable>) {
+        let mut print = fingerprint(&self.files);
+        for _ in 0..PATIENCE {
+            thread::sleep(SETTLE);
+            let again = fingerprint(&self.files);
+            if again == print {
+                let loaded = (self.load)();
+                if fingerprint(&self.files) == print {
+                    return (print, loaded);
+                }
+            }
+            print = again;
+        }
+        (print, (self.load)())
+    }
+
+    fn warn(&mut self) {
+        let identity = Arc::clone(&self.publish.borrow());
+        if let Some(leaf) = &identity.leaf {
+            self.warner
+                .look("our own", leaf.facts.not_before, leaf.facts.not_after);
+        }
+        if let Some((not_before, not_after)) = identity.roots().and_then(Roots::longest) {
+            self.roots_warner
+                .look("the last trust root's", not_before, not_after);
+        }
+    }
+}
+
+/// A fingerprint of what the files hold at this moment, or of why they cannot be read.
+fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        match std::fs::read(file) {
+            Ok(bytes) => bytes.hash(&mut hasher),
+            Err(error) => format!("{:?}", error.kind()).hash(&mut hasher),
+        }
+    }
+    hasher.finish()
+}
+
+/// The folders in which a change of the files shows.
+struct Folders {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+}
+
+impl Folders {
+    fn new(order: Sender<Order>) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading a file is an event too, and not a change.
+            let is_read = event.as_ref().is_ok_and(|event| {
+                matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
+            });
+            if !is_read {
+                let _ = order.send(Order::Stir);
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "Folders cannot be watched; files are read every so often"))
+            .ok();
+        Self {
+            watcher,
+            watched: BTreeSet::new(),
+        }
+    }
+
+    /// Watches the folders of `files` as they are now; links may lead elsewhere than before.
+    fn watch(&mut self, files: &[PathBuf]) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let wanted: BTreeSet<_> = files.iter().flat_map(|file| folders_of(file)).collect();
+        for gone in self.watched.difference(&wanted) {
+            let _ = watcher.unwatch(gone);
+        }
+        let mut watched = BTreeSet::new();
+        for folder in wanted {
+            if self.watched.contains(&folder)
+                || watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
+            {
+                watched.insert(folder);
+            }
+        }
+        self.watched = watched;
+    }
+}
+
+/// Each folder whose change can make `file` another one: its own, and those of the links on the way.
+fn folders_of(file: &Path) -> BTreeSet<PathBuf> {
+    let mut folders = BTreeSet::new();
+    let mut ways = vec![std::path::absolute(file).unwrap_or_else(|_| file.to_owned())];
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Some(way) = ways.pop() else { break };
+        folders.extend(way.parent().map(Path::to_owned));
+        for part in way.ancestors() {
+            let (Ok(target), Some(folder)) = (std::fs::read_link(part), part.parent()) else {
+                continue;
+            };
+            let rest = way.strip_prefix(part).unwrap_or(Path::new(""));
+            folders.insert(folder.to_owned());
+            ways.push(folder.join(target).join(rest));
+        }
+    }
+    folders
+}

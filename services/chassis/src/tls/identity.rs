@@ -1,0 +1,223 @@
+//! Who we are, whom we trust and whom we let in: one unit, which judges peers.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use rustls::{
+    CertificateError, Error, OtherError,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+use super::{
+    clock::{Seconds, now},
+    leaf::{Leaf, LeafFiles, Purpose},
+    name::{Name, Names, WrongId},
+    provider,
+    roots::Roots,
+};
+use crate::unusable::Unusable;
+
+/// Where an identity lies on disk, and whom it lets in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Our own certificate and key. A pinger may have none.
+    pub leaf: Option<LeafFiles>,
+    /// The trust roots.
+    pub roots: Trusted,
+    /// The names of those who are let in; `None` lets in everyone that the roots vouch for.
+    pub allowed: Option<BTreeSet<Name>>,
+}
+
+/// Whose word is taken for who a peer is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trusted {
+    /// Nobody's: peers are not asked who they are.
+    #[default]
+    Nobody,
+    /// Only that of the roots in this PEM bundle.
+    File(std::path::PathBuf),
+    /// That of the operating system's roots.
+    System,
+}
+
+/// The leaf, the roots and the allowed names of one moment, verified. It does not change; a change
+/// on disk makes a new one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// Our own certificate and key.
+    pub leaf: Option<Leaf>,
+    trust: Option<Trust>,
+    allowed: Option<BTreeSet<Name>>,
+}
+
+#[derive(Clone, Debug)]
+struct Trust {
+    roots: Roots,
+    verifier: Verifier,
+    /// From when on `verifier` no longer has the right roots, because one begins or ends.
+    stale_from: Seconds,
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        self.roots == other.roots
+    }
+}
+
+/// rustls' own judge of chains, for the kind of peer that we have.
+#[derive(Clone, Debug)]
+enum Verifier {
+    OfClients(Arc<dyn ClientCertVerifier>),
+    OfServers(Arc<WebPkiServerVerifier>),
+}
+
+/// The certificates that a peer has shown, leaf first.
+pub type Chain<'c> = &'c [CertificateDer<'c>];
+
+impl Identity {
+    /// Reads and verifies everything that `sources` name, for a server or a client.
+    ///
+    /// # Errors
+    /// The first thing in it that cannot be used; then nothing of it is.
+    pub fn load(sources: &Sources, purpose: Purpose) -> Result<Self, Unusable> {
+        let leaf = sources
+            .leaf
+            .as_ref()
+            .map(|files| Leaf::load(files, purpose))
+            .transpose()?;
+        let roots = match &sources.roots {
+            Trusted::Nobody => None,
+            Trusted::File(path) => Some(Roots::load(path)?),
+            Trusted::System => Some(Roots::of_system()?),
+        };
+        let trust = roots
+            .map(|roots| {
+                let time = now();
+                let verifier = Verifier::new(&roots, purpose, time)
+                    .map_err(|error| Unusable::new("the trust bundle", error))?;
+                let stale_from = roots.next_change(time);
+                Ok(Trust {
+                    roots,
+                    verifier,
+                    stale_from,
+                })
+            })
+            .transpose()?;
+        Ok(Self {
+            leaf,
+            trust,
+            allowed: sources.allowed.clone(),
+        })
+    }
+
+    /// The trust roots, where peers are asked who they are.
+    pub fn roots(&self) -> Option<&Roots> {
+        self.trust.as_ref().map(|trust| &trust.roots)
+    }
+
+    /// Verifies a client's chain now: its signatures up to a root, validity and purpose.
+    ///
+    /// # Errors
+    /// What is wrong with it, as rustls tells the peer.
+    pub fn verify_client(&self, chain: Chain<'_>) -> Result<(), Error> {
+        let (leaf, intermediates) = split(chain)?;
+        match self.verifier()? {
+            Verifier::OfClients(verifier) => verifier
+                .verify_client_cert(leaf, intermediates, UnixTime::now())
+                .map(|_| ()),
+            Verifier::OfServers(_) => {
+                Err(Error::General("a client's certificate at a client".into()))
+            }
+        }
+    }
+
+    /// Verifies a server's chain now: as [`Identity::verify_client`], and that it is for `name`, and
+    /// that its SPIFFE ID is an allowed one.
+    ///
+    /// # Errors
+    /// What is wrong with it, as rustls tells the peer.
+    pub fn verify_server(&self, chain: Chain<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+        let (leaf, intermediates) = split(chain)?;
+        match self.verifier()? {
+            Verifier::OfServers(verifier) => {
+                verifier.verify_server_cert(leaf, intermediates, name, &[], UnixTime::now())?;
+            }
+            Verifier::OfClients(_) => {
+                return Err(Error::General("a server's certificate at a server".into()));
+            }
+        }
+        if self.allowed.is_some() {
+            let wrong = |error| Error::from(CertificateError::Other(OtherError(Arc::new(error))));
+            let names = Names::of(leaf).map_err(|_| Error::from(CertificateError::BadEncoding))?;
+            let names = names.identity().map_err(wrong)?;
+            self.admit(&names).map_err(wrong)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the holder of `names` is let in, and as whom. The names must come from a chain that
+    /// was verified.
+    ///
+    /// # Errors
+    /// When none of them is an allowed one.
+    pub fn admit<'n>(&self, names: &'n [Name]) -> Result<&'n Name, WrongId> {
+        let first = names.first().ok_or(WrongId::Nameless)?;
+        let Some(allowed) = &self.allowed else {
+            return Ok(first);
+        };
+        names
+            .iter()
+            .find(|name| allowed.contains(name))
+            .ok_or_else(|| match Vec::from_iter(allowed).as_slice() {
+                [only] => WrongId::Another {
+                    found: first.to_string(),
+                    wanted: only.to_string(),
+                },
+                _ => WrongId::NotAllowed(first.to_string()),
+            })
+    }
+
+    fn verifier(&self) -> Result<Verifier, Error> {
+        let trust = self.trust.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        let time = now();
+        if time < trust.stale_from {
+            return Ok(trust.verifier.clone());
+        }
+        // A root has begun or ended since the bundle was read. Should none be left, nobody is
+        // trusted.
+        trust
+            .verifier
+            .with(&trust.roots, time)
+            .map_err(|_| CertificateError::UnknownIssuer.into())
+    }
+}
+
+impl Verifier {
+    fn new(roots: &Roots, purpose: Purpose, time: Seconds) -> Result<Self, String> {
+        let (store, provider) = (roots.store(time), Arc::clone(provider()));
+        match purpose {
+            // Our peers are of the other kind.
+            Purpose::Server => WebPkiClientVerifier::builder_with_provider(store, provider)
+                .build()
+                .map(Self::OfClients)
+                .map_err(|error| error.to_string()),
+            Purpose::Client => WebPkiServerVerifier::builder_with_provider(store, provider)
+                .build()
+                .map(Self::OfServers)
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    fn with(&self, roots: &Roots, time: Seconds) -> Result<Self, String> {
+        let purpose = match self {
+            Self::OfClients(_) => Purpose::Server,
+            Self::OfServers(_) => Purpose::Client,
+        };
+        Self::new(roots, purpose, time)
+    }
+}
+
+fn split<'c>(chain: Chain<'c>) -> Result<(&'c CertificateDer<'c>, Chain<'c>), Error> {
+    chain.split_first().ok_or(Error::NoCertificatesPresented)
+}

@@ -1,0 +1,238 @@
+//! This service's own certificate and key: one unit, verified before it is used.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, UnixTime},
+    server::WebPkiClientVerifier,
+    sign::CertifiedKey,
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+use super::{
+    clock::{Seconds, now, utc},
+    name::Names,
+    pem, provider,
+};
+use crate::unusable::Unusable;
+
+/// Where a leaf lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafFiles {
+    /// The leaf and its intermediates, as PEM.
+    pub certificate: PathBuf,
+    /// The leaf's private key, as PEM.
+    pub key: PathBuf,
+}
+
+/// What a leaf is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It stands for a server, so a client must be able to verify its DNS name or address.
+    Server,
+    /// It stands for a client, so a server must be able to read who it is.
+    Client,
+}
+
+/// What a certificate chain says, found to be good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// From when on the leaf is valid.
+    pub not_before: Seconds,
+    /// Until when the whole chain is valid.
+    pub not_after: Seconds,
+    /// The leaf's serial number, in hexadecimal.
+    pub serial: String,
+    /// Who the leaf says that this is.
+    pub names: Names,
+}
+
+/// A certificate chain with its key, found to be good.
+#[derive(Clone)]
+pub struct Leaf {
+    /// What rustls presents.
+    pub certified: Arc<CertifiedKey>,
+    /// What the chain says.
+    pub facts: Facts,
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key stays out of every log.
+        self.facts.fmt(f)
+    }
+}
+
+impl PartialEq for Leaf {
+    fn eq(&self, other: &Self) -> bool {
+        // The key belongs to the leaf, so it is the same when the leaf is.
+        self.certified.cert == other.certified.cert
+    }
+}
+
+impl Leaf {
+    /// Reads a leaf and verifies that it can be used for `purpose` now.
+    ///
+    /// # Errors
+    /// When a file cannot be read, the key is another certificate's, the certificate has expired,
+    /// is not valid yet, says CA:TRUE, has no usable name, or heads a chain that does not hold.
+    pub fn load(files: &LeafFiles, purpose: Purpose) -> Result<Self, Unusable> {
+        let chain = pem::certificates(&files.certificate)?;
+        let key = pem::private_key(&files.key)?;
+        let facts = judge(&files.certificate, &chain, purpose)?;
+        let certified =
+            CertifiedKey::from_der(chain, key, provider()).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => Unusable::new(
+                    files.key.display(),
+                    format!(
+                        "it is not the key of the certificate in {}",
+                        files.certificate.display()
+                    ),
+                )
+                .cure("put the key and the certificate that were made together"),
+                other => Unusable::new(
+                    files.key.display(),
+                    format!("the key cannot be used: {other}"),
+                )
+                .cure(
+                    "use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more",
+                ),
+            })?;
+        Ok(Self {
+            certified: Arc::new(certified),
+            facts,
+        })
+    }
+}
+
+fn judge(
+    file: &Path,
+    chain: &[CertificateDer<'static>],
+    purpose: Purpose,
+) -> Result<Facts, Unusable> {
+    let bad = |cause: String| Unusable::new(file.display(), cause);
+    let leaf = parse(file, &chain[0])?;
+    let validity = leaf.validity();
+    let (not_before, mut not_after) = (
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    );
+    if not_after <= now() {
+        return Err(bad(format!("the certificate expired at {}", utc(not_after))).cure("renew it"));
+    }
+    if not_before > now() {
+        return Err(bad(format!(
+            "the certificate is not valid before {}",
+            utc(not_before)
+        ))
+        .cure("wait until then, or compare the clocks"));
+    }
+    if leaf.is_ca() {
+        return Err(bad("the certificate says CA:TRUE: it is an authority's, and verifiers refuse it as a leaf".into()).cure(
+            "issue a leaf below it, or make it again with basicConstraints CA:FALSE (`openssl req -x509` adds CA:TRUE \
+             unless its configuration has an x509_extensions section)",
+        ));
+    }
+    let names = Names::of_parsed(&leaf).map_err(|error| {
+        bad(format!(
+            "its subject alternative names cannot be read: {error}"
+        ))
+    })?;
+    match purpose {
+        Purpose::Server if names.dns.is_empty() && names.addresses == 0 => {
+            return Err(bad(
+                "the certificate has no DNS name or IP address that a client could verify (a common name does not count)".into(),
+            )
+            .cure("issue it with a subjectAltName, such as DNS:ponger"));
+        }
+        Purpose::Client => {
+            if let Err(error) = names.identity() {
+                return Err(bad(format!("the certificate names no client: {error}"))
+                    .cure("issue it with one SPIFFE ID as its URI, or with a DNS name"));
+            }
+        }
+        Purpose::Server => {}
+    }
+    for above in &chain[1..] {
+        not_after = not_after.min(parse(file, above)?.validity().not_after.timestamp());
+    }
+    verify_chain(file, chain, &leaf, purpose)?;
+    let serial = leaf.raw_serial_as_string().replace(':', "");
+    Ok(Facts {
+        not_before,
+        not_after,
+        serial,
+        names,
+    })
+}
+
+/// Verifies the chain as a peer would that trusts its upper end: signatures, order, purpose,
+/// algorithms and validity. A leaf alone whose issuer is elsewhere has nothing to be held against.
+fn verify_chain(
+    file: &Path,
+    chain: &[CertificateDer<'static>],
+    leaf: &X509Certificate<'_>,
+    purpose: Purpose,
+) -> Result<(), Unusable> {
+    let bad = |error: &dyn fmt::Display| {
+        Unusable::new(file.display(), format!("its chain does not hold: {error}"))
+            .cure("put the leaf first, then each certificate's issuer, and let the leaf's extended key usage fit its part")
+    };
+    if chain.len() == 1 && leaf.issuer() != leaf.subject() {
+        return Ok(());
+    }
+    let mut top = RootCertStore::empty();
+    let (anchor, below) = chain.split_last().expect("a chain of at least one");
+    top.add(anchor.clone()).map_err(|error| bad(&error))?;
+    let intermediates = below.get(1..).unwrap_or_default();
+    let verified = match purpose {
+        Purpose::Server => {
+            rustls::server::ParsedCertificate::try_from(&chain[0]).and_then(|leaf| {
+                rustls::client::verify_server_cert_signed_by_trust_anchor(
+                    &leaf,
+                    &top,
+                    intermediates,
+                    UnixTime::now(),
+                    provider().signature_verification_algorithms.all,
+                )
+            })
+        }
+        Purpose::Client => {
+            WebPkiClientVerifier::builder_with_provider(Arc::new(top), Arc::clone(provider()))
+                .build()
+                .map_err(|error| bad(&error))?
+                .verify_client_cert(&chain[0], intermediates, UnixTime::now())
+                .map(|_| ())
+        }
+    };
+    verified.map_err(|error| bad(&error))
+}
+
+/// Parses one certificate of `file`.
+pub(super) fn parse<'d>(
+    file: &Path,
+    der: &'d CertificateDer<'_>,
+) -> Result<X509Certificate<'d>, Unusable> {
+    match X509Certificate::from_der(der) {
+        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(_) => Err(Unusable::new(
+            file.display(),
+            "a certificate in it has bytes behind its end",
+        )),
+        Err(error) => Err(Unusable::new(
+            file.display(),
+            format!("a certificate in it cannot be read: {error}"),
+        )),
+    }
+}
+
+/// When a certificate ends, if it can be read.
+pub fn end(der: &CertificateDer<'_>) -> Option<Seconds> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}

@@ -1,0 +1,203 @@
+//! Who a certificate says that its holder is.
+//!
+//! A service's name is its SPIFFE ID, the one URI among its certificate's subject alternative names
+//! (SPIFFE X.509-SVID, section 2: exactly one URI). Where a certificate has no URI, its DNS names
+//! stand in. Names are compared whole: nothing matches by prefix, suffix or wildcard.
+
+use std::{fmt, str::FromStr};
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+
+/// A SPIFFE ID of a workload: `spiffe://trust-domain/path`.
+///
+/// The rules are those of the SPIFFE-ID specification, section 2: a lower-case trust domain, a path
+/// of at least one segment (a workload's ID has one), no port, user, query, fragment or escape, at
+/// most 2048 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpiffeId(String);
+
+impl SpiffeId {
+    /// The ID as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > 2048 {
+            return Err("a SPIFFE ID has at most 2048 bytes");
+        }
+        let rest = text
+            .strip_prefix("spiffe://")
+            .ok_or("a SPIFFE ID starts with `spiffe://`")?;
+        let (domain, path) = rest
+            .split_once('/')
+            .ok_or("a workload's SPIFFE ID has a path")?;
+        let in_domain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
+        if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(in_domain) {
+            return Err("its trust domain must be lower-case letters, digits, `.`, `-` and `_`");
+        }
+        let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        for segment in path.split('/') {
+            if matches!(segment, "" | "." | "..") || !segment.bytes().all(in_path) {
+                return Err(
+                    "its path must be segments of letters, digits, `.`, `-` and `_`, none empty, `.` or `..`",
+                );
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A name by which a peer is known: its SPIFFE ID, or a DNS name where it has none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Name {
+    /// The one URI of the certificate.
+    Spiffe(SpiffeId),
+    /// One of the DNS names of a certificate without a URI, in lower case.
+    Dns(String),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(id) => id.fmt(f),
+            Self::Dns(name) => f.write_str(name),
+        }
+    }
+}
+
+impl FromStr for Name {
+    type Err = &'static str;
+
+    /// Reads a name as a configuration has it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        if text.contains(':') {
+            return text.parse().map(Self::Spiffe);
+        }
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        if text.len() <= 253 && text.split('.').all(label) {
+            Ok(Self::Dns(text.to_ascii_lowercase()))
+        } else {
+            Err("it is neither a SPIFFE ID (`spiffe://...`) nor a DNS name (without wildcards)")
+        }
+    }
+}
+
+/// What a certificate says of its holder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Every URI, whether a SPIFFE ID or not.
+    pub uris: Vec<String>,
+    /// Every DNS name, in lower case.
+    pub dns: Vec<String>,
+    /// How many IP addresses there are.
+    pub addresses: usize,
+    /// How many names cannot be read.
+    pub unreadable: usize,
+}
+
+impl Names {
+    /// Reads the subject alternative names of `certificate`.
+    ///
+    /// # Errors
+    /// When it is not a certificate, or has the extension twice.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
+        let (_, certificate) =
+            X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+        Self::of_parsed(&certificate)
+    }
+
+    pub(super) fn of_parsed(certificate: &X509Certificate<'_>) -> Result<Self, String> {
+        let mut names = Self::default();
+        let extension = certificate
+            .subject_alternative_name()
+            .map_err(|error| error.to_string())?;
+        for name in extension
+            .iter()
+            .flat_map(|extension| &extension.value.general_names)
+        {
+            match name {
+                GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
+                GeneralName::DNSName(name) => names.dns.push(name.to_ascii_lowercase()),
+                GeneralName::IPAddress(_) => names.addresses += 1,
+                GeneralName::Invalid(..) => names.unreadable += 1,
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    /// By which names the holder may be let in: its one SPIFFE ID, or else its DNS names.
+    ///
+    /// # Errors
+    /// When it has several URIs, one that is not a SPIFFE ID, a name that cannot be read, or none:
+    /// such a holder is nobody.
+    pub fn identity(&self) -> Result<Vec<Name>, WrongId> {
+        match self.uris.as_slice() {
+            // An unreadable name might have been a second URI.
+            _ if self.unreadable > 0 => Err(WrongId::Unreadable),
+            [] if self.dns.is_empty() => Err(WrongId::Nameless),
+            [] => Ok(self.dns.iter().cloned().map(Name::Dns).collect()),
+            [uri] => match uri.parse() {
+                Ok(id) => Ok(vec![Name::Spiffe(id)]),
+                Err(_) => Err(WrongId::NotSpiffe(printable(uri))),
+            },
+            several => Err(WrongId::Several(several.len())),
+        }
+    }
+}
+
+/// Why a certificate's holder is not who it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrongId {
+    /// No URI and no DNS name.
+    #[error("its certificate has neither a URI nor a DNS name")]
+    Nameless,
+    /// A name that cannot be read.
+    #[error("its certificate has a name that cannot be read")]
+    Unreadable,
+    /// More than one URI.
+    #[error("its certificate has {0} URIs, where a SPIFFE identity has exactly one")]
+    Several(usize),
+    /// A URI that is not a SPIFFE ID.
+    #[error("its certificate's URI `{0}` is not a SPIFFE ID")]
+    NotSpiffe(String),
+    /// Another name than the ones that are let in.
+    #[error("it is `{found}`, and only `{wanted}` will do")]
+    Another {
+        /// Whom the certificate names.
+        found: String,
+        /// Who would be let in.
+        wanted: String,
+    },
+    /// A name that nobody has allowed.
+    #[error("it is `{0}`, which is not among the allowed names")]
+    NotAllowed(String),
+}
+
+/// `text` without anything that could disturb a log or a terminal, and not too long for either.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .take(256)
+        .flat_map(char::escape_debug)
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! PEM files, and what is wrong with them.
+//!
+//! The only room that knows rustls-pemfile, which is archived (RUSTSEC-2025-0134) and a thin layer
+//! over rustls-pki-types; the project's brief names it.
+
+use std::path::Path;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pemfile::Item;
+
+use crate::{files, unusable::Unusable};
+
+/// A bundle of all public authorities has about 250 KiB: what is larger is not a PEM file of ours.
+const LARGEST_FILE: u64 = 1 << 20;
+
+/// The certificates of the PEM file `path`, in its order; at least one.
+///
+/// # Errors
+/// When the file cannot be read, is cut short, holds no certificate, or holds a private key.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    parse_certificates(path, &files::read(path, LARGEST_FILE)?)
+}
+
+/// The one private key of the PEM file `path`: PKCS#8, PKCS#1 or SEC1, not encrypted.
+///
+/// # Errors
+/// When the file cannot be read, is cut short, or does not hold exactly one private key.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
+    parse_private_key(path, &files::read(path, LARGEST_FILE)?)
+}
+
+/// [`certificates`] of bytes that came from `path`.
+///
+/// # Errors
+/// As there.
+pub fn parse_certificates(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let mut certificates = Vec::new();
+    for item in items(path, bytes)? {
+        match item {
+            Item::X509Certificate(der) => certificates.push(der),
+            Item::Pkcs1Key(_) | Item::Pkcs8Key(_) | Item::Sec1Key(_) => {
+                return Err(Unusable::new(
+                    path.display(),
+                    "it holds a private key, where only certificates belong",
+                )
+                .cure("keep the key in a file of its own"));
+            }
+            _ => {}
+        }
+    }
+    if certificates.is_empty() {
+        return Err(holds_none(path, bytes, "certificate"));
+    }
+    Ok(certificates)
+}
+
+/// [`private_key`] of bytes that came from `path`.
+///
+/// # Errors
+/// As there.
+pub fn parse_private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Unusable> {
+    let mut keys = items(path, bytes)?
+        .into_iter()
+        .filter_map(|item| match item {
+            Item::Pkcs1Key(key) => Some(PrivateKeyDer::Pkcs1(key)),
+            Item::Pkcs8Key(key) => Some(PrivateKeyDer::Pkcs8(key)),
+            Item::Sec1Key(key) => Some(PrivateKeyDer::Sec1(key)),
+            _ => None,
+        });
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(key),
+        (Some(_), Some(_)) => Err(Unusable::new(
+            path.display(),
+            "it holds more than one private key",
+        )
+        .cure("leave only the one that belongs to the certificate")),
+        (None, _) => Err(holds_none(path, bytes, "private key")),
+    }
+}
+
+fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
+    let cut_short = |cause: &str| {
+        Unusable::new(
+            path.display(),
+            format!("it is cut short or damaged ({cause})"),
+        )
+        .cure("write it again, and replace it whole (write a new file, then rename it)")
+    };
+    // The parser passes over what it does not know as a section's edge, such as a line that was cut
+    // in the middle of it. Whoever wrote it meant it.
+    let mut open = None;
+    for line in bytes
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.trim_ascii())
+    {
+        if !line.starts_with(b"--") {
+            continue;
+        }
+        let line = String::from_utf8_lossy(line);
+        let edge = |kind: &str| {
+            line.strip_prefix(kind)
+                .and_then(|rest| rest.strip_suffix("-----"))
+                .map(str::to_owned)
+        };
+        match (edge("-----BEGIN "), edge("-----END "), open.take()) {
+            (Some(label), None, None) => open = Some(label),
+            (None, Some(label), Some(begun)) if label == begun => {}
+            _ => {
+                return Err(cut_short(&format!(
+                    "at `{}`",
+                    line.chars().take(40).collect::<String>()
+                )));
+            }
+        }
+    }
+    if let Some(label) = open {
+        return Err(cut_short(&format!("`{label}` has no end")));
+    }
+    rustls_pemfile::read_all(&mut &*bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| cut_short(&error.to_string()))
+}
+
+/// Says what a file holds that should hold a `wanted`.
+fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> Unusable {
+    let text = String::from_utf8_lossy(bytes);
+    let labels: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("-----BEGIN ")?
+                .strip_suffix("-----")
+        })
+        .collect();
+    let error = |cause: String| Unusable::new(path.display(), cause);
+    if labels.iter().any(|label| label.contains("ENCRYPTED"))
+        || text.contains("Proc-Type: 4,ENCRYPTED")
+    {
+        return error("its private key is encrypted".into()).cure(
+            "decrypt it (`openssl pkey -in FILE -out NEW`): no one is there to type a password",
+        );
+    }
+    if bytes.is_empty() {
+        error(format!("it is empty; it must hold a {wanted} as PEM"))
+    } else if bytes.starts_with(&[0x30]) {
+        error(format!("it holds no {wanted} as PEM: it looks like DER"))
+            .cure("convert it with `openssl x509 -inform der` or `openssl pkey -inform der`")
+    } else if labels.is_empty() {
+        error(format!("it holds no {wanted}: it is not PEM"))
+    } else {
+        error(format!("it holds no {wanted}, only: {}", labels.join(", ")))
+            .cure("were the certificate's and the key's file confused?")
+    }
+}

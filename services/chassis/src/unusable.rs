@@ -1,0 +1,58 @@
+//! What a person must mend before a service can start, or before a reload can be taken.
+
+use std::{fmt, process::ExitCode};
+
+/// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
+pub const EX_CONFIG: u8 = 78;
+
+/// A configuration, a certificate, a key or an address that cannot be used.
+///
+/// It names the thing, the cause and, where there is one, the cure, and prints as
+/// `thing: cause; cure`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    thing: String,
+    cause: String,
+    cure: Option<String>,
+}
+
+impl Unusable {
+    /// `thing` cannot be used because of `cause`.
+    pub fn new(thing: impl fmt::Display, cause: impl fmt::Display) -> Self {
+        Self {
+            thing: thing.to_string(),
+            cause: cause.to_string(),
+            cure: None,
+        }
+    }
+
+    /// Says what a person can do about it.
+    #[must_use]
+    pub fn cure(mut self, cure: impl fmt::Display) -> Self {
+        self.cure = Some(cure.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.thing, self.cause)?;
+        match &self.cure {
+            Some(cure) => write!(f, "; {cure}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// Tells the person at the terminal why `service` ends, and chooses the exit code: 78
+/// ([`EX_CONFIG`]) for an [`Unusable`], 1 for everything else.
+pub fn report(service: &str, error: &anyhow::Error) -> ExitCode {
+    eprintln!("{service}: {error:#}");
+    if error.is::<Unusable>() {
+        ExitCode::from(EX_CONFIG)
+    } else {
+        ExitCode::FAILURE
+    }
+}
