@@ -31,18 +31,9 @@ impl Admin {
         metrics: Metrics,
         health: Health,
     ) -> Result<Self, Unusable> {
-        check_endpoint(&settings.endpoint)?;
-        let listener = bind(
-            settings.host,
-            settings.port,
-            "metrics.host and metrics.port",
-        )?;
-        Ok(Self {
-            listener,
-            endpoint: settings.endpoint.clone(),
-            metrics,
-            health,
-        })
+        settings.check()?;
+        let listener = bind(settings.host, settings.port, "metrics.host and metrics.port")?;
+        Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, health })
     }
 
     /// Where it listens.
@@ -58,12 +49,7 @@ impl Admin {
     /// # Errors
     /// When the listener cannot be used.
     pub fn run(self) -> std::io::Result<ServerHandle> {
-        let Self {
-            listener,
-            endpoint,
-            metrics,
-            health,
-        } = self;
+        let Self { listener, endpoint, metrics, health } = self;
         let server: Server = HttpServer::new(move || {
             App::new()
                 .app_data(Data::new(metrics.clone()))
@@ -83,45 +69,18 @@ impl Admin {
     }
 }
 
-fn check_endpoint(endpoint: &str) -> Result<(), Unusable> {
-    let bad =
-        |cause| Err(Unusable::new("metrics.endpoint", cause).cure("use a path such as `/metrics`"));
-    if !endpoint.starts_with('/') {
-        return bad(format!("`{endpoint}` does not start with `/`"));
-    }
-    if matches!(endpoint, "/livez" | "/readyz") {
-        return bad(format!("`{endpoint}` is the path of a probe"));
-    }
-    // Anything else might be a pattern, or a path that no request can have.
-    if !endpoint
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte))
-    {
-        return bad(format!(
-            "`{endpoint}` has characters that a path here may not have"
-        ));
-    }
-    Ok(())
-}
-
 async fn show(metrics: Data<Metrics>) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(metrics.text())
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.text())
 }
 
 async fn live() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type(ContentType::plaintext())
-        .body("alive\n")
+    HttpResponse::Ok().content_type(ContentType::plaintext()).body("alive\n")
 }
 
 async fn ready(health: Data<Health>) -> HttpResponse {
     let obstacles = health.obstacles();
     if obstacles.is_empty() {
-        HttpResponse::Ok()
-            .content_type(ContentType::plaintext())
-            .body("ready\n")
+        HttpResponse::Ok().content_type(ContentType::plaintext()).body("ready\n")
     } else {
         HttpResponse::ServiceUnavailable()
             .content_type(ContentType::plaintext())

@@ -36,11 +36,7 @@ pub fn bind(host: IpAddr, port: u16, keys: &str) -> Result<TcpListener, Unusable
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     // Not by `std`: its backlog is short, and it leaves to the system whether `::` serves IPv4 too.
     let socket = rustix::net::socket_with(
         family,

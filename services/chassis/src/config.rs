@@ -44,10 +44,11 @@ where
     let text = read(file)?;
     let keys = Keys::of::<C>();
     let mut builder = Config::builder();
-    for (key, value) in from_file(&keys, file, &text)?
-        .into_iter()
-        .chain(from_environment(&keys, name, environment)?)
-    {
+    for (key, value) in from_file(&keys, file, &text)?.into_iter().chain(from_environment(
+        &keys,
+        name,
+        environment,
+    )?) {
         builder = builder
             .set_override(&key.path, value)
             .map_err(|error| Unusable::new(&key.path, error))?;
@@ -63,15 +64,11 @@ fn read(file: &Path) -> Result<String, Unusable> {
         .map_err(|error| error.cure("name the configuration file with --config FILE"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
-        Unusable::new(
-            file.display(),
-            format!("it is not UTF-8 text (byte {place})"),
-        )
-        .cure("save it as UTF-8")
+        Unusable::new(file.display(), format!("it is not UTF-8 text (byte {place})"))
+            .cure("save it as UTF-8")
     })?;
-    let blank = text
-        .lines()
-        .all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
+    let blank =
+        text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
     if blank {
         return Err(Unusable::new(file.display(), "it is empty")
             .cure("see the README for a configuration to start from"));
@@ -84,17 +81,15 @@ fn from_file<'k>(
     file: &Path,
     text: &str,
 ) -> Result<Vec<(&'k Key, Value)>, Unusable> {
-    let tree = File::from_str(text, FileFormat::Yaml)
-        .collect()
-        .map_err(|error| {
-            let cause = match error {
-                ::config::ConfigError::FileParse { cause, .. } => cause.to_string(),
-                other => other.to_string(),
-            };
-            // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
-            let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
-            Unusable::new(file.display(), cause)
-        })?;
+    let tree = File::from_str(text, FileFormat::Yaml).collect().map_err(|error| {
+        let cause = match error {
+            ::config::ConfigError::FileParse { cause, .. } => cause.to_string(),
+            other => other.to_string(),
+        };
+        // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
+        let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
+        Unusable::new(file.display(), cause)
+    })?;
     let mut found = Vec::new();
     walk(keys, file, "", tree, &mut found)?;
     Ok(found)
@@ -109,15 +104,10 @@ fn walk<'k>(
     found: &mut Vec<(&'k Key, Value)>,
 ) -> Result<(), Unusable> {
     for (name, value) in tree {
-        let path = if above.is_empty() {
-            name
-        } else {
-            format!("{above}.{name}")
-        };
+        let path = if above.is_empty() { name } else { format!("{above}.{name}") };
         let place = format!("{}: key `{path}`", file.display());
         if let Some(key) = keys.find(&path) {
-            key.check(&value)
-                .map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
+            key.check(&value).map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
             found.push((key, value));
         } else if keys.is_section(&path) {
             match value.kind {
@@ -127,17 +117,13 @@ fn walk<'k>(
                         .cure("give it some, or leave it out"));
                 }
                 _ => {
-                    return Err(
-                        Unusable::new(place, "it must have keys below it, not a value")
-                            .cure(format!("known keys: {}", keys.below(&path).join(", "))),
-                    );
+                    return Err(Unusable::new(place, "it must have keys below it, not a value")
+                        .cure(format!("known keys: {}", keys.below(&path).join(", "))));
                 }
             }
         } else {
-            return Err(Unusable::new(place, "there is no such key").cure(format!(
-                "the nearest known key is `{}`",
-                keys.nearest(&path)
-            )));
+            return Err(Unusable::new(place, "there is no such key")
+                .cure(format!("the nearest known key is `{}`", keys.nearest(&path))));
         }
     }
     Ok(())
@@ -152,9 +138,7 @@ fn from_environment<'k>(
     let mut found = Vec::new();
     for (variable, text) in environment {
         // Variables that are not UTF-8 cannot be ours: the prefix is ASCII, and so are the keys.
-        let Some(variable) = variable
-            .to_str()
-            .filter(|variable| variable.starts_with(&prefix))
+        let Some(variable) = variable.to_str().filter(|variable| variable.starts_with(&prefix))
         else {
             continue;
         };
@@ -164,12 +148,10 @@ fn from_environment<'k>(
             return Err(Unusable::new(place, "there is no such key")
                 .cure(format!("the nearest known one is {nearest}")));
         };
-        let text = text
-            .to_str()
-            .ok_or_else(|| Unusable::new(&place, "its value is not UTF-8 text"))?;
+        let text =
+            text.to_str().ok_or_else(|| Unusable::new(&place, "its value is not UTF-8 text"))?;
         let value = key.parse(text);
-        key.check(&value)
-            .map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
+        key.check(&value).map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
         found.push((key, value));
     }
     Ok(found)

@@ -24,11 +24,7 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
     };
     let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
     if !metadata.is_file() {
-        let kind = if metadata.is_dir() {
-            "a folder"
-        } else {
-            "not a regular file"
-        };
+        let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
         return Err(Unusable::new(thing, format!("it is {kind}")).cure("name a file"));
     }
     let mut bytes = Vec::new();
@@ -36,10 +32,8 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
         .and_then(|file| file.take(largest + 1).read_to_end(&mut bytes))
         .map_err(|error| failed(&error))?;
     if bytes.len() as u64 > largest {
-        return Err(
-            Unusable::new(thing, format!("it is larger than {largest} bytes"))
-                .cure("this is not the file that is meant"),
-        );
+        return Err(Unusable::new(thing, format!("it is larger than {largest} bytes"))
+            .cure("this is not the file that is meant"));
     }
     Ok(bytes)
 }

@@ -86,11 +86,7 @@ impl Limits {
             .cure("raise it"));
         }
         if most < self.connections {
-            tracing::warn!(
-                limit,
-                connections = most,
-                "Open files are limited, so are connections"
-            );
+            tracing::warn!(limit, connections = most, "Open files are limited, so are connections");
             self.connections = most;
         }
         Ok(self)
@@ -120,9 +116,7 @@ struct GateMetrics {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
-            .field("limits", &self.limits)
-            .finish_non_exhaustive()
+        f.debug_struct("Gate").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
@@ -240,28 +234,14 @@ impl Gate {
         // Without it, an answer that is written in two pieces waits for an acknowledgement (Nagle).
         let _ = stream.set_nodelay(true);
         let Some((acceptor, current)) = &self.tls else {
-            let peer = Peer {
-                address,
-                session: None,
-                names: None,
-                withdrawn: Cell::new(false),
-            };
-            return Ok((
-                Conn::new(&self, Stream::Plain(stream), peer, place, None),
-                address,
-            ));
+            let peer = Peer { address, session: None, names: None, withdrawn: Cell::new(false) };
+            return Ok((Conn::new(&self, Stream::Plain(stream), peer, place, None), address));
         };
         // Seen before the handshake: what changes during it is judged again after it.
         let mut current = current.clone();
-        let own_end = current
-            .mark_seen()
-            .leaf
-            .as_ref()
-            .map_or(Seconds::MAX, |leaf| leaf.facts.not_after);
-        let handshake = timeout(
-            self.limits.handshake,
-            acceptor.accept(stream).into_fallible(),
-        );
+        let own_end =
+            current.mark_seen().leaf.as_ref().map_or(Seconds::MAX, |leaf| leaf.facts.not_after);
+        let handshake = timeout(self.limits.handshake, acceptor.accept(stream).into_fallible());
         let stream = match handshake.await {
             Ok(Ok(stream)) => stream,
             Ok(Err((error, stream))) => {
@@ -290,7 +270,7 @@ impl Gate {
             .collect();
         let names = chain.first().map(identify);
         self.metrics.handshakes.done(&session);
-        let peer_end = chain.iter().filter_map(leaf::end).min();
+        let peer_end = chain.iter().filter_map(leaf::validity).map(|(_, end)| end).min();
         if let Some(end) = peer_end {
             self.metrics.identity.peer(end);
         }
@@ -299,12 +279,7 @@ impl Gate {
             chain,
             end: own_end.min(peer_end.unwrap_or(Seconds::MAX)),
         };
-        let peer = Peer {
-            address,
-            session: Some(session),
-            names,
-            withdrawn: Cell::new(false),
-        };
+        let peer = Peer { address, session: Some(session), names, withdrawn: Cell::new(false) };
         let conn = Conn::new(
             &self,
             Stream::Tls(Box::new(stream)),
@@ -326,10 +301,7 @@ impl Gate {
             );
             return;
         }
-        let throttle = self
-            .failure_log
-            .iter()
-            .find(|(reason, _)| *reason == failure.reason);
+        let throttle = self.failure_log.iter().find(|(reason, _)| *reason == failure.reason);
         if let Some(more) = throttle.and_then(|(_, throttle)| throttle.pass()) {
             tracing::warn!(
                 peer = address.map(tracing::field::display),
@@ -429,10 +401,7 @@ impl Credentials {
     /// Waits until they no longer hold.
     async fn withdrawn(self, mut current: Current) {
         loop {
-            let next = current
-                .get()
-                .roots()
-                .map_or(Seconds::MAX, |roots| roots.next_change(now()));
+            let next = current.get().roots().map_or(Seconds::MAX, |roots| roots.next_change(now()));
             // A sleep does not see that the clock was set, so it is never a long one.
             let pause =
                 until(self.end.min(next)).clamp(Duration::from_millis(20), Duration::from_secs(60));
@@ -498,15 +467,7 @@ impl Conn {
         });
         let patience = gate.limits.request + gate.limits.idle;
         let stall = Box::pin(sleep(patience));
-        Self {
-            stream,
-            peer: Rc::new(peer),
-            ending,
-            ended: None,
-            stall,
-            patience,
-            _place: place,
-        }
+        Self { stream, peer: Rc::new(peer), ending, ended: None, stall, patience, _place: place }
     }
 
     fn stalled(&mut self, cx: &mut Context<'_>) -> io::Result<()> {

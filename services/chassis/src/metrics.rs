@@ -35,9 +35,7 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         metrics
             .0
-            .register(Box::new(
-                prometheus::process_collector::ProcessCollector::for_self(),
-            ))
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("names of its own");
         let build = metrics.gauges(
             Opts::new(
@@ -90,9 +88,7 @@ impl Metrics {
     }
 
     fn register<C: Collector + Clone + 'static>(&self, collector: C) -> C {
-        self.0
-            .register(Box::new(collector.clone()))
-            .expect("a name of its own");
+        self.0.register(Box::new(collector.clone())).expect("a name of its own");
         collector
     }
 }
@@ -121,10 +117,7 @@ impl IdentityMetrics {
         for result in ["ok", "refused"] {
             refreshed.with_label_values(&[result]);
         }
-        Self {
-            expiration,
-            refreshed,
-        }
+        Self { expiration, refreshed }
     }
 
     /// Notes when our own certificate and our roots end.

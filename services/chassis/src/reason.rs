@@ -92,10 +92,7 @@ pub struct Failure {
 impl Failure {
     /// A failure for `reason`.
     pub fn new(reason: Reason, cause: impl fmt::Display) -> Self {
-        Self {
-            reason,
-            cause: cause.to_string(),
-        }
+        Self { reason, cause: cause.to_string() }
     }
 
     /// Judges an error of opening a TCP connection to `address`.
@@ -131,10 +128,9 @@ impl Failure {
                 let (reason, cause) = of_certificate(peer, error);
                 Self::new(reason, cause)
             }
-            Tls::NoCertificatesPresented => Self::new(
-                Reason::TlsNoCertificate,
-                format!("{peer} showed no certificate"),
-            ),
+            Tls::NoCertificatesPresented => {
+                Self::new(Reason::TlsNoCertificate, format!("{peer} showed no certificate"))
+            }
             // Not refusals: the peer has said that it is done.
             Tls::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => {
                 Self::new(Reason::Reset, format!("{peer} closed the connection"))
@@ -166,10 +162,7 @@ pub fn find_in_chain<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -
             return Some(found);
         }
         // `io::Error::source` skips the very error that it wraps.
-        next = match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
         };
@@ -180,10 +173,9 @@ pub fn find_in_chain<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -
 /// The reason and the cause, with a cure, of refusing `peer`'s certificate.
 fn of_certificate(peer: &str, error: &CertificateError) -> (Reason, String) {
     match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
-            Reason::TlsExpired,
-            format!("{peer}'s certificate has expired ({error}); renew it"),
-        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            (Reason::TlsExpired, format!("{peer}'s certificate has expired ({error}); renew it"))
+        }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
             Reason::TlsNotYetValid,
             format!("{peer}'s certificate is not valid yet ({error}); compare the clocks"),
@@ -201,25 +193,18 @@ fn of_certificate(peer: &str, error: &CertificateError) -> (Reason, String) {
             ),
         ),
         CertificateError::Other(other) => match other.0.downcast_ref::<WrongId>() {
-            Some(wrong) => (
-                Reason::TlsWrongId,
-                format!("{peer} is someone else: {wrong}"),
-            ),
+            Some(wrong) => (Reason::TlsWrongId, format!("{peer} is someone else: {wrong}")),
             None if other.0.to_string().contains("CaUsedAsEndEntity") => (
                 Reason::TlsUntrusted,
                 format!(
                     "{peer}'s certificate says CA:TRUE, so it cannot stand for a server or client; reissue it with basicConstraints CA:FALSE (`openssl req -x509` adds CA:TRUE unless its configuration has an x509_extensions section)"
                 ),
             ),
-            None => (
-                Reason::TlsUntrusted,
-                format!("{peer}'s certificate is not accepted: {}", other.0),
-            ),
+            None => {
+                (Reason::TlsUntrusted, format!("{peer}'s certificate is not accepted: {}", other.0))
+            }
         },
-        other => (
-            Reason::TlsUntrusted,
-            format!("{peer}'s certificate is not accepted: {other}"),
-        ),
+        other => (Reason::TlsUntrusted, format!("{peer}'s certificate is not accepted: {other}")),
     }
 }
 
@@ -245,10 +230,7 @@ fn of_alert(peer: &str, alert: AlertDescription) -> String {
         AlertDescription::AccessDenied => "it does not let this identity in",
         _ => "see its log",
     };
-    format!(
-        "{peer} refused the handshake with the alert {}: {meaning}",
-        alert_name(alert)
-    )
+    format!("{peer} refused the handshake with the alert {}: {meaning}", alert_name(alert))
 }
 
 /// The name of an alert as RFC 8446 section 6 spells it: `unknown_ca`.
@@ -273,11 +255,11 @@ mod tests {
     #[test]
     fn labels_are_distinct_and_fit_for_prometheus() {
         let mut labels: Vec<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
-        assert!(labels.iter().all(|label| {
-            label
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        }));
+        assert!(
+            labels.iter().all(|label| {
+                label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            })
+        );
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), Reason::ALL.len());
@@ -285,24 +267,15 @@ mod tests {
 
     #[test]
     fn alerts_have_the_names_of_the_rfc() {
-        assert_eq!(
-            alert_name(AlertDescription::CertificateRequired),
-            "certificate_required"
-        );
+        assert_eq!(alert_name(AlertDescription::CertificateRequired), "certificate_required");
         assert_eq!(alert_name(AlertDescription::UnknownCA), "unknown_ca");
-        assert_eq!(
-            alert_name(AlertDescription::BadCertificate),
-            "bad_certificate"
-        );
+        assert_eq!(alert_name(AlertDescription::BadCertificate), "bad_certificate");
     }
 
     #[test]
     fn a_tls_error_is_found_inside_an_io_error_inside_an_io_error() {
         let tls = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
         let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
-        assert_eq!(
-            Failure::of_stream("ponger", &error).reason,
-            Reason::TlsRefusedByPeer
-        );
+        assert_eq!(Failure::of_stream("ponger", &error).reason, Reason::TlsRefusedByPeer);
     }
 }

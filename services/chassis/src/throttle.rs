@@ -15,10 +15,7 @@ pub struct Throttle {
 impl Throttle {
     /// Lets one through every `pause`.
     pub const fn every(pause: Duration) -> Self {
-        Self {
-            pause,
-            state: Mutex::new((None, 0)),
-        }
+        Self { pause, state: Mutex::new((None, 0)) }
     }
 
     /// `Some(held back since the last)` when it is time to speak again.

@@ -40,7 +40,13 @@ pub const ALPN: &[u8] = b"http/1.1";
 /// and still offers X25519 to peers without it.
 pub fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+    PROVIDER.get_or_init(|| {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        // The first random bytes take aws-lc some 40 ms, in which it gathers entropy: better at the
+        // start than within the first handshake. Should it fail, handshakes will say so.
+        let _ = provider.secure_random.fill(&mut [0; 32]);
+        Arc::new(provider)
+    })
 }
 
 static TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];

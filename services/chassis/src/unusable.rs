@@ -19,11 +19,7 @@ pub struct Unusable {
 impl Unusable {
     /// `thing` cannot be used because of `cause`.
     pub fn new(thing: impl fmt::Display, cause: impl fmt::Display) -> Self {
-        Self {
-            thing: thing.to_string(),
-            cause: cause.to_string(),
-            cure: None,
-        }
+        Self { thing: thing.to_string(), cause: cause.to_string(), cure: None }
     }
 
     /// Says what a person can do about it.
@@ -50,9 +46,5 @@ impl std::error::Error for Unusable {}
 /// ([`EX_CONFIG`]) for an [`Unusable`], 1 for everything else.
 pub fn report(service: &str, error: &anyhow::Error) -> ExitCode {
     eprintln!("{service}: {error:#}");
-    if error.is::<Unusable>() {
-        ExitCode::from(EX_CONFIG)
-    } else {
-        ExitCode::FAILURE
-    }
+    if error.is::<Unusable>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
 }

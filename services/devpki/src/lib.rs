@@ -36,10 +36,7 @@ impl Default for Leaf {
             names: Vec::new(),
             not_before: now - Duration::MINUTE,
             not_after: now + Duration::HOUR,
-            usages: vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ],
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             is_ca: false,
         }
     }
@@ -130,23 +127,15 @@ impl Leaf {
     /// When the cryptography library cannot make a key or a signature.
     pub fn self_signed(&self) -> Issued {
         let key = new_key();
-        let certificate = self
-            .params()
-            .self_signed(&key)
-            .expect("a self-signed certificate");
-        Issued {
-            chain: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+        let certificate = self.params().self_signed(&key).expect("a self-signed certificate");
+        Issued { chain: certificate.pem(), key: key.serialize_pem() }
     }
 
     fn params(&self) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         if let Some(name) = &self.common_name {
-            params
-                .distinguished_name
-                .push(DnType::CommonName, name.clone());
+            params.distinguished_name.push(DnType::CommonName, name.clone());
         }
         params.subject_alt_names.clone_from(&self.names);
         params.not_before = self.not_before;
@@ -191,9 +180,7 @@ pub struct Ca {
 
 impl std::fmt::Debug for Ca {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ca")
-            .field("certificate", &self.certificate)
-            .finish_non_exhaustive()
+        f.debug_struct("Ca").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }
 
@@ -214,11 +201,7 @@ impl Ca {
         let key = new_key();
         let params = ca_params(common_name, from, to);
         let certificate = params.self_signed(&key).expect("a root").pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-            intermediates: String::new(),
-        }
+        Self { issuer: Issuer::new(params, key), certificate, intermediates: String::new() }
     }
 
     /// An intermediate below this authority.
@@ -228,16 +211,9 @@ impl Ca {
     pub fn intermediate(&self, common_name: &str) -> Self {
         let key = new_key();
         let params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("an intermediate")
-            .pem();
+        let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate").pem();
         let intermediates = format!("{certificate}{}", self.intermediates);
-        Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-            intermediates,
-        }
+        Self { issuer: Issuer::new(params, key), certificate, intermediates }
     }
 
     /// This authority's own certificate as PEM: for a root, the trust root.
@@ -279,9 +255,7 @@ fn ca_params(common_name: &str, from: Duration, to: Duration) -> CertificatePara
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = now + from;

@@ -65,16 +65,14 @@ impl Key {
     /// Makes a value from the text of an environment variable; [`Key::check`] judges it.
     pub(super) fn parse(&self, text: &str) -> Value {
         let kind = match self.kind {
-            Kind::Integer { .. } => text
-                .parse()
-                .map_or_else(|_| ValueKind::String(text.into()), ValueKind::I64),
-            Kind::Flag => text
-                .parse()
-                .map_or_else(|_| ValueKind::String(text.into()), ValueKind::Boolean),
+            Kind::Integer { .. } => {
+                text.parse().map_or_else(|_| ValueKind::String(text.into()), ValueKind::I64)
+            }
+            Kind::Flag => {
+                text.parse().map_or_else(|_| ValueKind::String(text.into()), ValueKind::Boolean)
+            }
             Kind::List => ValueKind::Array(
-                text.split(',')
-                    .map(|item| Value::new(None, item.trim()))
-                    .collect(),
+                text.split(',').map(|item| Value::new(None, item.trim())).collect(),
             ),
             Kind::Text | Kind::Duration | Kind::Address | Kind::Choice(_) => {
                 ValueKind::String(text.into())
@@ -181,9 +179,8 @@ impl Keys {
             // A key in the wrong section is one slip more than its name's own.
             whole.min(strsim::damerau_levenshtein(&last(known), &last(path)) + 1)
         };
-        let sections = self
-            .iter()
-            .filter_map(|key| key.path.split_once('.').map(|(section, _)| section));
+        let sections =
+            self.iter().filter_map(|key| key.path.split_once('.').map(|(section, _)| section));
         self.iter()
             .map(|key| key.path.as_str())
             .chain(sections)
@@ -204,16 +201,8 @@ pub fn table<C: JsonSchema + Default + Serialize>() -> String {
     let mut text =
         String::from("| key | takes | default | what it is |\n| --- | --- | --- | --- |\n");
     for key in Keys::of::<C>().iter() {
-        let default = key
-            .default
-            .as_ref()
-            .map(|value| format!("`{value}`"))
-            .unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {default} | {} |",
-            key.path, key.kind, key.doc
-        );
+        let default = key.default.as_ref().map(|value| format!("`{value}`")).unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {} | {default} | {} |", key.path, key.kind, key.doc);
     }
     text
 }
@@ -223,51 +212,30 @@ fn collect(above: &str, schema: &Json, defaults: &Json, keys: &mut Vec<Key>) {
         return;
     };
     for (name, schema) in properties {
-        let path = if above.is_empty() {
-            name.clone()
-        } else {
-            format!("{above}.{name}")
-        };
+        let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
         let default = &defaults[name];
         if schema["properties"].is_object() {
             collect(&path, schema, default, keys);
             continue;
         }
-        let doc = schema["description"]
-            .as_str()
-            .unwrap_or_default()
-            .replace('\n', " ");
+        let doc = schema["description"].as_str().unwrap_or_default().replace('\n', " ");
         let default = match default {
             Json::Null => None,
             Json::Array(items) if items.is_empty() => None,
             Json::String(text) => Some(text.clone()),
             other => Some(other.to_string()),
         };
-        keys.push(Key {
-            path,
-            kind: kind(schema),
-            default,
-            doc,
-        });
+        keys.push(Key { path, kind: kind(schema), default, doc });
     }
 }
 
 /// Reads what a key takes from its schema. An optional key's schema has `null` beside the type.
 fn kind(schema: &Json) -> Kind {
     if let Some(choices) = schema["anyOf"].as_array() {
-        return choices
-            .iter()
-            .find(|choice| choice["type"] != "null")
-            .map_or(Kind::Text, kind);
+        return choices.iter().find(|choice| choice["type"] != "null").map_or(Kind::Text, kind);
     }
     if let Some(choices) = schema["enum"].as_array() {
-        return Kind::Choice(
-            choices
-                .iter()
-                .filter_map(Json::as_str)
-                .map(str::to_owned)
-                .collect(),
-        );
+        return Kind::Choice(choices.iter().filter_map(Json::as_str).map(str::to_owned).collect());
     }
     let types = match &schema["type"] {
         Json::Array(types) => types.iter().filter_map(Json::as_str).collect(),

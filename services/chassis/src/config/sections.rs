@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Span;
+use crate::unusable::Unusable;
 
 /// The plain-HTTP admin listener: metrics and probes, and nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,11 +22,29 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self {
-            host: Ipv4Addr::UNSPECIFIED.into(),
-            port: 2112,
-            endpoint: "/metrics".into(),
-        }
+        Self { host: Ipv4Addr::UNSPECIFIED.into(), port: 2112, endpoint: "/metrics".into() }
+    }
+}
+
+impl Metrics {
+    /// Refuses a path that no request could have, or that a probe has.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let endpoint = &self.endpoint;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+        let cause = if !endpoint.starts_with('/') {
+            "does not start with `/`"
+        } else if matches!(endpoint.as_str(), "/livez" | "/readyz") {
+            "is the path of a probe"
+        } else if !endpoint.bytes().all(fits) {
+            "has characters that a path here may not have"
+        } else {
+            return Ok(());
+        };
+        Err(Unusable::new("metrics.endpoint", format!("`{endpoint}` {cause}"))
+            .cure("use a path such as `/metrics`"))
     }
 }
 
@@ -41,10 +60,7 @@ pub struct Identity {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self {
-            poll_interval: Span::seconds(10),
-            expiry_warning: None,
-        }
+        Self { poll_interval: Span::seconds(10), expiry_warning: None }
     }
 }
 
@@ -62,10 +78,7 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
-#[expect(
-    missing_docs,
-    reason = "the names say it, and docs would become part of the schema"
-)]
+#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
 pub enum LogFormat {
     #[default]
     Text,
@@ -76,10 +89,7 @@ pub enum LogFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
-#[expect(
-    missing_docs,
-    reason = "the names say it, and docs would become part of the schema"
-)]
+#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
 pub enum LogLevel {
     Error,
     Warn,
@@ -92,10 +102,7 @@ pub enum LogLevel {
 /// The oldest TLS version that is spoken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[expect(
-    missing_docs,
-    reason = "the names say it, and docs would become part of the schema"
-)]
+#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
 pub enum MinTlsVersion {
     #[serde(rename = "1.2")]
     V1_2,

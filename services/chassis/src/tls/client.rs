@@ -53,11 +53,7 @@ struct OwnLeaf(Current);
 impl ResolvesClientCert for OwnLeaf {
     /// Presents the current leaf whatever roots the server hints at: it judges for itself.
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0
-            .get()
-            .leaf
-            .as_ref()
-            .map(|leaf| Arc::clone(&leaf.certified))
+        self.0.get().leaf.as_ref().map(|leaf| Arc::clone(&leaf.certified))
     }
 
     fn has_certs(&self) -> bool {
@@ -78,14 +74,8 @@ impl ServerCertVerifier for Servers {
         _ocsp: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let chain: Vec<_> = std::iter::once(leaf)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        self.0
-            .get()
-            .verify_server(&chain, name)
-            .map(|()| ServerCertVerified::assertion())
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        self.0.get().verify_server(&chain, name).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -117,8 +107,6 @@ impl ServerCertVerifier for Servers {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }

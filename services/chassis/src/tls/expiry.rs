@@ -61,10 +61,7 @@ mod tests {
         assert!(!warner.is_due(now() - 100, now() + 200));
         assert!(warner.is_due(now() - 300, now() + 100));
         assert!(!warner.is_due(now() - 300, now() + 100));
-        assert!(
-            warner.is_due(now() - 300, now() + 99),
-            "another certificate"
-        );
+        assert!(warner.is_due(now() - 300, now() + 99), "another certificate");
     }
 
     #[test]

@@ -217,12 +217,10 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
     fn warn(&mut self) {
         let identity = Arc::clone(&self.publish.borrow());
         if let Some(leaf) = &identity.leaf {
-            self.warner
-                .look("our own", leaf.facts.not_before, leaf.facts.not_after);
+            self.warner.look("our own", leaf.facts.not_before, leaf.facts.not_after);
         }
         if let Some((not_before, not_after)) = identity.roots().and_then(Roots::longest) {
-            self.roots_warner
-                .look("the last trust root's", not_before, not_after);
+            self.roots_warner.look("the last trust root's", not_before, not_after);
         }
     }
 }
@@ -259,10 +257,7 @@ impl Folders {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "Folders cannot be watched; files are read every so often"))
             .ok();
-        Self {
-            watcher,
-            watched: BTreeSet::new(),
-        }
+        Self { watcher, watched: BTreeSet::new() }
     }
 
     /// Watches the folders of `files` as they are now; links may lead elsewhere than before.

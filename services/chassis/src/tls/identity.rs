@@ -81,11 +81,7 @@ impl Identity {
     /// # Errors
     /// The first thing in it that cannot be used; then nothing of it is.
     pub fn load(sources: &Sources, purpose: Purpose) -> Result<Self, Unusable> {
-        let leaf = sources
-            .leaf
-            .as_ref()
-            .map(|files| Leaf::load(files, purpose))
-            .transpose()?;
+        let leaf = sources.leaf.as_ref().map(|files| Leaf::load(files, purpose)).transpose()?;
         let roots = match &sources.roots {
             Trusted::Nobody => None,
             Trusted::File(path) => Some(Roots::load(path)?),
@@ -97,18 +93,10 @@ impl Identity {
                 let verifier = Verifier::new(&roots, purpose, time)
                     .map_err(|error| Unusable::new("the trust bundle", error))?;
                 let stale_from = roots.next_change(time);
-                Ok(Trust {
-                    roots,
-                    verifier,
-                    stale_from,
-                })
+                Ok(Trust { roots, verifier, stale_from })
             })
             .transpose()?;
-        Ok(Self {
-            leaf,
-            trust,
-            allowed: sources.allowed.clone(),
-        })
+        Ok(Self { leaf, trust, allowed: sources.allowed.clone() })
     }
 
     /// The trust roots, where peers are asked who they are.
@@ -123,9 +111,9 @@ impl Identity {
     pub fn verify_client(&self, chain: Chain<'_>) -> Result<(), Error> {
         let (leaf, intermediates) = split(chain)?;
         match self.verifier()? {
-            Verifier::OfClients(verifier) => verifier
-                .verify_client_cert(leaf, intermediates, UnixTime::now())
-                .map(|_| ()),
+            Verifier::OfClients(verifier) => {
+                verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).map(|_| ())
+            }
             Verifier::OfServers(_) => {
                 Err(Error::General("a client's certificate at a client".into()))
             }
@@ -166,16 +154,12 @@ impl Identity {
         let Some(allowed) = &self.allowed else {
             return Ok(first);
         };
-        names
-            .iter()
-            .find(|name| allowed.contains(name))
-            .ok_or_else(|| match Vec::from_iter(allowed).as_slice() {
-                [only] => WrongId::Another {
-                    found: first.to_string(),
-                    wanted: only.to_string(),
-                },
+        names.iter().find(|name| allowed.contains(name)).ok_or_else(|| {
+            match Vec::from_iter(allowed).as_slice() {
+                [only] => WrongId::Another { found: first.to_string(), wanted: only.to_string() },
                 _ => WrongId::NotAllowed(first.to_string()),
-            })
+            }
+        })
     }
 
     fn verifier(&self) -> Result<Verifier, Error> {
@@ -186,10 +170,7 @@ impl Identity {
         }
         // A root has begun or ended since the bundle was read. Should none be left, nobody is
         // trusted.
-        trust
-            .verifier
-            .with(&trust.roots, time)
-            .map_err(|_| CertificateError::UnknownIssuer.into())
+        trust.verifier.with(&trust.roots, time).map_err(|_| CertificateError::UnknownIssuer.into())
     }
 }
 

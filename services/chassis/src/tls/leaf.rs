@@ -103,10 +103,7 @@ impl Leaf {
                     "use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more",
                 ),
             })?;
-        Ok(Self {
-            certified: Arc::new(certified),
-            facts,
-        })
+        Ok(Self { certified: Arc::new(certified), facts })
     }
 }
 
@@ -118,19 +115,14 @@ fn judge(
     let bad = |cause: String| Unusable::new(file.display(), cause);
     let leaf = parse(file, &chain[0])?;
     let validity = leaf.validity();
-    let (not_before, mut not_after) = (
-        validity.not_before.timestamp(),
-        validity.not_after.timestamp(),
-    );
+    let (not_before, mut not_after) =
+        (validity.not_before.timestamp(), validity.not_after.timestamp());
     if not_after <= now() {
         return Err(bad(format!("the certificate expired at {}", utc(not_after))).cure("renew it"));
     }
     if not_before > now() {
-        return Err(bad(format!(
-            "the certificate is not valid before {}",
-            utc(not_before)
-        ))
-        .cure("wait until then, or compare the clocks"));
+        return Err(bad(format!("the certificate is not valid before {}", utc(not_before)))
+            .cure("wait until then, or compare the clocks"));
     }
     if leaf.is_ca() {
         return Err(bad("the certificate says CA:TRUE: it is an authority's, and verifiers refuse it as a leaf".into()).cure(
@@ -138,11 +130,8 @@ fn judge(
              unless its configuration has an x509_extensions section)",
         ));
     }
-    let names = Names::of_parsed(&leaf).map_err(|error| {
-        bad(format!(
-            "its subject alternative names cannot be read: {error}"
-        ))
-    })?;
+    let names = Names::of_parsed(&leaf)
+        .map_err(|error| bad(format!("its subject alternative names cannot be read: {error}")))?;
     match purpose {
         Purpose::Server if names.dns.is_empty() && names.addresses == 0 => {
             return Err(bad(
@@ -163,12 +152,7 @@ fn judge(
     }
     verify_chain(file, chain, &leaf, purpose)?;
     let serial = leaf.raw_serial_as_string().replace(':', "");
-    Ok(Facts {
-        not_before,
-        not_after,
-        serial,
-        names,
-    })
+    Ok(Facts { not_before, not_after, serial, names })
 }
 
 /// Verifies the chain as a peer would that trusts its upper end: signatures, order, purpose,
@@ -219,11 +203,8 @@ pub(super) fn parse<'d>(
     der: &'d CertificateDer<'_>,
 ) -> Result<X509Certificate<'d>, Unusable> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
-        Ok(_) => Err(Unusable::new(
-            file.display(),
-            "a certificate in it has bytes behind its end",
-        )),
+        Ok(([], certificate)) => Ok(certificate),
+        Ok(_) => Err(Unusable::new(file.display(), "a certificate in it has bytes behind its end")),
         Err(error) => Err(Unusable::new(
             file.display(),
             format!("a certificate in it cannot be read: {error}"),
@@ -231,8 +212,9 @@ pub(super) fn parse<'d>(
     }
 }
 
-/// When a certificate ends, if it can be read.
-pub fn end(der: &CertificateDer<'_>) -> Option<Seconds> {
+/// From when until when a certificate is valid, if it can be read.
+pub fn validity(der: &CertificateDer<'_>) -> Option<(Seconds, Seconds)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    Some(certificate.validity().not_after.timestamp())
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }

@@ -37,12 +37,8 @@ impl FromStr for SpiffeId {
         if text.len() > 2048 {
             return Err("a SPIFFE ID has at most 2048 bytes");
         }
-        let rest = text
-            .strip_prefix("spiffe://")
-            .ok_or("a SPIFFE ID starts with `spiffe://`")?;
-        let (domain, path) = rest
-            .split_once('/')
-            .ok_or("a workload's SPIFFE ID has a path")?;
+        let rest = text.strip_prefix("spiffe://").ok_or("a SPIFFE ID starts with `spiffe://`")?;
+        let (domain, path) = rest.split_once('/').ok_or("a workload's SPIFFE ID has a path")?;
         let in_domain =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
         if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(in_domain) {
@@ -90,9 +86,7 @@ impl FromStr for Name {
         let label = |label: &str| {
             !label.is_empty()
                 && label.len() <= 63
-                && label
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         };
         if text.len() <= 253 && text.split('.').all(label) {
             Ok(Self::Dns(text.to_ascii_lowercase()))
@@ -128,13 +122,9 @@ impl Names {
 
     pub(super) fn of_parsed(certificate: &X509Certificate<'_>) -> Result<Self, String> {
         let mut names = Self::default();
-        let extension = certificate
-            .subject_alternative_name()
-            .map_err(|error| error.to_string())?;
-        for name in extension
-            .iter()
-            .flat_map(|extension| &extension.value.general_names)
-        {
+        let extension =
+            certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+        for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
             match name {
                 GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
                 GeneralName::DNSName(name) => names.dns.push(name.to_ascii_lowercase()),
@@ -196,8 +186,5 @@ pub enum WrongId {
 
 /// `text` without anything that could disturb a log or a terminal, and not too long for either.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .take(256)
-        .flat_map(char::escape_debug)
-        .collect()
+    text.chars().take(256).flat_map(char::escape_debug).collect()
 }

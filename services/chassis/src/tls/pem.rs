@@ -62,48 +62,37 @@ pub fn parse_certificates(
 /// # Errors
 /// As there.
 pub fn parse_private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Unusable> {
-    let mut keys = items(path, bytes)?
-        .into_iter()
-        .filter_map(|item| match item {
-            Item::Pkcs1Key(key) => Some(PrivateKeyDer::Pkcs1(key)),
-            Item::Pkcs8Key(key) => Some(PrivateKeyDer::Pkcs8(key)),
-            Item::Sec1Key(key) => Some(PrivateKeyDer::Sec1(key)),
-            _ => None,
-        });
+    let mut keys = items(path, bytes)?.into_iter().filter_map(|item| match item {
+        Item::Pkcs1Key(key) => Some(PrivateKeyDer::Pkcs1(key)),
+        Item::Pkcs8Key(key) => Some(PrivateKeyDer::Pkcs8(key)),
+        Item::Sec1Key(key) => Some(PrivateKeyDer::Sec1(key)),
+        _ => None,
+    });
     match (keys.next(), keys.next()) {
         (Some(key), None) => Ok(key),
-        (Some(_), Some(_)) => Err(Unusable::new(
-            path.display(),
-            "it holds more than one private key",
-        )
-        .cure("leave only the one that belongs to the certificate")),
+        (Some(_), Some(_)) => {
+            Err(Unusable::new(path.display(), "it holds more than one private key")
+                .cure("leave only the one that belongs to the certificate"))
+        }
         (None, _) => Err(holds_none(path, bytes, "private key")),
     }
 }
 
 fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
     let cut_short = |cause: &str| {
-        Unusable::new(
-            path.display(),
-            format!("it is cut short or damaged ({cause})"),
-        )
-        .cure("write it again, and replace it whole (write a new file, then rename it)")
+        Unusable::new(path.display(), format!("it is cut short or damaged ({cause})"))
+            .cure("write it again, and replace it whole (write a new file, then rename it)")
     };
     // The parser passes over what it does not know as a section's edge, such as a line that was cut
     // in the middle of it. Whoever wrote it meant it.
     let mut open = None;
-    for line in bytes
-        .split(|byte| *byte == b'\n')
-        .map(|line| line.trim_ascii())
-    {
+    for line in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
         if !line.starts_with(b"--") {
             continue;
         }
         let line = String::from_utf8_lossy(line);
         let edge = |kind: &str| {
-            line.strip_prefix(kind)
-                .and_then(|rest| rest.strip_suffix("-----"))
-                .map(str::to_owned)
+            line.strip_prefix(kind).and_then(|rest| rest.strip_suffix("-----")).map(str::to_owned)
         };
         match (edge("-----BEGIN "), edge("-----END "), open.take()) {
             (Some(label), None, None) => open = Some(label),
@@ -129,11 +118,7 @@ fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> Unusable {
     let text = String::from_utf8_lossy(bytes);
     let labels: Vec<_> = text
         .lines()
-        .filter_map(|line| {
-            line.trim()
-                .strip_prefix("-----BEGIN ")?
-                .strip_suffix("-----")
-        })
+        .filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
         .collect();
     let error = |cause: String| Unusable::new(path.display(), cause);
     if labels.iter().any(|label| label.contains("ENCRYPTED"))

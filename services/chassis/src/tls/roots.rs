@@ -56,28 +56,16 @@ impl Roots {
                 certificate.validity().not_after.timestamp(),
             );
             RootCertStore::empty().add(der.clone()).map_err(|error| {
-                Unusable::new(
-                    path.display(),
-                    format!("a root in it cannot be used: {error}"),
-                )
+                Unusable::new(path.display(), format!("a root in it cannot be used: {error}"))
             })?;
-            let root = Root {
-                der,
-                not_before,
-                not_after,
-            };
+            let root = Root { der, not_before, not_after };
             if !roots.contains(&root) {
                 roots.push(root);
             }
         }
         let roots = Self(roots);
         if roots.valid(now()).next().is_none() {
-            let latest = roots
-                .0
-                .iter()
-                .map(|root| root.not_after)
-                .max()
-                .unwrap_or_default();
+            let latest = roots.0.iter().map(|root| root.not_after).max().unwrap_or_default();
             let cause = if latest <= now() {
                 format!("every root in it has expired, the last at {}", utc(latest))
             } else {
@@ -103,11 +91,7 @@ impl Roots {
                 certificate.validity().not_before.timestamp(),
                 certificate.validity().not_after.timestamp(),
             );
-            roots.push(Root {
-                der,
-                not_before,
-                not_after,
-            });
+            roots.push(Root { der, not_before, not_after });
         }
         if roots.is_empty() {
             return Err(Unusable::new("the system's trust roots", "there are none")
@@ -143,10 +127,7 @@ impl Roots {
 
     /// The validity of the root that ends last.
     pub fn longest(&self) -> Option<(Seconds, Seconds)> {
-        self.0
-            .iter()
-            .map(|root| (root.not_before, root.not_after))
-            .max_by_key(|(_, end)| *end)
+        self.0.iter().map(|root| (root.not_before, root.not_after)).max_by_key(|(_, end)| *end)
     }
 
     /// How many of its roots have no effect at `time`.

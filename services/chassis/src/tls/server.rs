@@ -38,10 +38,7 @@ pub enum Ask {
 pub fn config(current: &Current, ask: Ask, oldest: MinTlsVersion) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(versions(oldest))?
-        .with_client_cert_verifier(Arc::new(Clients {
-            current: current.clone(),
-            ask,
-        }))
+        .with_client_cert_verifier(Arc::new(Clients { current: current.clone(), ask }))
         .with_cert_resolver(Arc::new(OwnLeaf(current.clone())));
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -55,11 +52,7 @@ struct OwnLeaf(Current);
 
 impl ResolvesServerCert for OwnLeaf {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0
-            .get()
-            .leaf
-            .as_ref()
-            .map(|leaf| Arc::clone(&leaf.certified))
+        self.0.get().leaf.as_ref().map(|leaf| Arc::clone(&leaf.certified))
     }
 }
 
@@ -90,14 +83,8 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain: Vec<_> = std::iter::once(leaf)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        self.current
-            .get()
-            .verify_client(&chain)
-            .map(|()| ClientCertVerified::assertion())
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        self.current.get().verify_client(&chain).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -129,8 +116,6 @@ impl ClientCertVerifier for Clients {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,0 +1,273 @@
+//! pinger as a whole: bind, reveal the port, ping until asked to stop.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use actix_rt::time::{sleep, timeout};
+use anyhow::{Context as _, bail};
+use chassis::{
+    admin::Admin,
+    health::Health,
+    metrics::{IdentityMetrics, Metrics},
+    shutdown::{self, Stop},
+    telemetry,
+    tls::{
+        client,
+        clock::until,
+        follow::{Current, Follower, follow},
+        identity::Identity,
+        leaf::Purpose,
+    },
+    unusable::Unusable,
+};
+use prometheus::IntCounterVec;
+
+use crate::{
+    config::{Config, Target},
+    ping::{Outcome, Pinger},
+    record::{Recorder, Summary},
+    stranger::{self, Answer, Stranger},
+};
+
+/// pinger, bound and not yet running.
+#[derive(Debug)]
+pub struct Application {
+    config: Config,
+    target: Target,
+    admin: Admin,
+    health: Health,
+    identity: Option<(Follower, Current)>,
+    recorder: Recorder,
+    checks: IntCounterVec,
+}
+
+impl Application {
+    /// Reads and verifies the identity, and binds the admin listener. `file` is where `config` came
+    /// from; ponger's ID is read again with the identity.
+    ///
+    /// # Errors
+    /// When anything cannot be used.
+    pub fn build(config: &Config, file: &Path) -> anyhow::Result<Self> {
+        let target = config.target()?;
+        let metrics = Metrics::new(crate::NAME, env!("CARGO_PKG_VERSION"));
+        let identity_metrics = IdentityMetrics::new(&metrics);
+        let identity = if config.insecure {
+            None
+        } else {
+            Some(follow_identity(config, file, &identity_metrics)?)
+        };
+        let checks = metrics.counters(
+            "pinger_refusal_checks_total",
+            "Pings as a stranger, by what was expected and what came of it.",
+            &["stranger", "expected", "result"],
+        );
+        for stranger in Stranger::ALL {
+            for answer in [Answer::Refused, Answer::Accepted, Answer::Unknown] {
+                checks.with_label_values(&[stranger.label(), "refused", answer.label()]);
+            }
+        }
+        let warn_before = config.identity.expiry_warning.map(|span| span.0);
+        let recorder = Recorder::new(&metrics, identity_metrics, warn_before, config.count);
+        let health = Health::starting();
+        let admin = Admin::bind(&config.metrics, metrics, health.clone())?;
+        Ok(Self { config: config.clone(), target, admin, health, identity, recorder, checks })
+    }
+
+    /// Where the admin listener listens.
+    ///
+    /// # Errors
+    /// When the operating system does not say.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.address()
+    }
+
+    /// Pings until `stop` is asked for, or until there were as many pings as the configuration
+    /// wants. A ping in flight then may end within the drain's time; a second signal ends at once.
+    ///
+    /// # Errors
+    /// When the admin listener cannot be used, or a second signal came.
+    pub async fn run_until_stopped(self, mut stop: Stop) -> anyhow::Result<Summary> {
+        let Self { config, target, admin, health, identity, mut recorder, checks } = self;
+        let admin_address = admin.address()?;
+        let admin = admin.run().context("the admin listener")?;
+        let mut way = Way { config, target, current: None };
+        match identity {
+            Some((follower, current)) => {
+                shutdown::on_hangup(move || follower.look())?;
+                way.current = Some(current);
+            }
+            None => telemetry::remind_of_insecurity(),
+        }
+        health.set("starting", false);
+        tracing::info!(url = way.config.ponger.url, admin = %admin_address, "Pinging");
+
+        let pinging = async {
+            if let Some(current) =
+                way.current.clone().filter(|_| !way.config.refusal.interval.0.is_zero())
+            {
+                actix_rt::spawn(knock(
+                    way.config.clone(),
+                    way.target.clone(),
+                    current,
+                    checks,
+                    health.clone(),
+                ));
+            }
+            ping_until_stopped(&mut way, &mut recorder, &mut stop).await
+        };
+        pinging.await?;
+        let summary = recorder.into_summary();
+        tracing::info!("{summary}");
+        health.set("draining", true);
+        admin.stop(false).await;
+        Ok(summary)
+    }
+}
+
+/// The way to ponger, renewed when the identity is.
+struct Way {
+    config: Config,
+    target: Target,
+    current: Option<Current>,
+}
+
+impl Way {
+    fn pinger(&mut self) -> anyhow::Result<Pinger> {
+        let tls = match &mut self.current {
+            Some(current) => {
+                current.mark_seen();
+                Some(Arc::new(client::config(current, self.config.ponger.min_tls_version)?))
+            }
+            None => None,
+        };
+        Ok(Pinger::new(&self.target, tls, &self.config))
+    }
+
+    /// Waits until the connections that `pinger` keeps may no longer be used: the identity was
+    /// replaced, or a certificate is about to end.
+    async fn outdated(&mut self, pinger: &Pinger) {
+        let own_end = self
+            .current
+            .as_ref()
+            .and_then(|current| Some(current.get().leaf.as_ref()?.facts.not_after));
+        // A ping that begins now may still be under way at the end.
+        let left = |end| until(end).checked_sub(self.config.timeout.0);
+        let ends = [own_end, pinger.connection_end()];
+        let soonest = ends.into_iter().flatten().filter_map(left).min();
+        let expires = async {
+            match soonest {
+                Some(left) => sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        let replaced = async {
+            match &mut self.current {
+                Some(current) => current.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = expires => {}
+            () = replaced => {}
+        }
+    }
+}
+
+async fn ping_until_stopped(
+    way: &mut Way,
+    recorder: &mut Recorder,
+    stop: &mut Stop,
+) -> anyhow::Result<()> {
+    let mut pinger = way.pinger()?;
+    let mut seq = 0;
+    while way.config.count == 0 || seq < u64::from(way.config.count) {
+        let pause = sleep(way.config.interval.0.mul_f64(rand::random()));
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                () = way.outdated(&pinger), if pinger.keeps() => pinger = way.pinger()?,
+                signal = stop.requested() => {
+                    tracing::info!(signal, "Stopping");
+                    return Ok(());
+                }
+            }
+        }
+        seq += 1;
+        tracing::info!(seq, "Sent ping");
+        let began = Instant::now();
+        let ping = pinger.ping();
+        tokio::pin!(ping);
+        let outcome: Outcome = tokio::select! {
+            outcome = &mut ping => outcome,
+            signal = stop.requested() => {
+                tracing::info!(signal, "Stopping: waiting for the ping in flight");
+                let outcome = tokio::select! {
+                    outcome = timeout(way.config.drain_timeout.0, &mut ping) => outcome,
+                    signal = stop.requested() => bail!("a second {signal}: stopped without waiting for the ping in flight"),
+                };
+                recorder.record(seq, &outcome.unwrap_or_else(|_| pinger.broken_off(began)));
+                return Ok(());
+            }
+        };
+        recorder.record(seq, &outcome);
+    }
+    Ok(())
+}
+
+/// Knocks as a stranger, again and again.
+async fn knock(
+    config: Config,
+    target: Target,
+    current: Current,
+    checks: IntCounterVec,
+    health: Health,
+) {
+    loop {
+        sleep(config.refusal.interval.0).await;
+        let mut was_let_in = false;
+        for stranger in Stranger::ALL {
+            let tls = match stranger.config(&current, config.ponger.min_tls_version) {
+                Ok(tls) => Arc::new(tls),
+                Err(error) => {
+                    tracing::error!(%error, stranger = stranger.label(), "A stranger could not be made");
+                    continue;
+                }
+            };
+            let outcome = Pinger::once(&target, Some(tls), &config).ping().await;
+            was_let_in |= stranger::record(&checks, stranger, &outcome) == Answer::Accepted;
+        }
+        health.set("a stranger was let in", was_let_in && config.refusal.not_ready);
+    }
+}
+
+fn follow_identity(
+    config: &Config,
+    file: &Path,
+    metrics: &IdentityMetrics,
+) -> Result<(Follower, Current), Unusable> {
+    let (started, file) = (config.clone(), file.to_owned());
+    let ponger = &config.ponger;
+    let files = [&ponger.client_certificate, &ponger.client_private_key, &ponger.accept_cert];
+    let files: Vec<PathBuf> = files.into_iter().flatten().cloned().chain([file.clone()]).collect();
+    let load = move || {
+        let server_id = Config::load(&file)?.ponger.server_id;
+        if server_id.is_none() && started.ponger.server_id.is_some() {
+            // A file that is being written, or a slip: not a reason to trust everyone.
+            return Err(Unusable::new(
+                "ponger.serverId",
+                "it is gone, and without it any ID will do",
+            )
+            .cure("put it back, or start again without it"));
+        }
+        // Everything else takes effect at the next start.
+        let mut effective = started.clone();
+        effective.ponger.server_id = server_id;
+        Identity::load(&effective.sources()?, Purpose::Client)
+    };
+    follow(&config.identity, files, load, metrics.clone())
+}

@@ -1,0 +1,30 @@
+//! ponger's story: read the configuration, prove who we are, listen, answer until asked to stop.
+
+use std::process::ExitCode;
+
+use chassis::{cli::Cli, shutdown::Stop, telemetry, unusable};
+use ponger::{Application, Config, NAME};
+
+#[actix_web::main]
+async fn main() -> ExitCode {
+    let cli = Cli::of(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
+    match run(&cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => unusable::report(NAME, &error),
+    }
+}
+
+async fn run(cli: &Cli) -> anyhow::Result<()> {
+    let config = Config::load(&cli.config)?;
+    if cli.check_config {
+        config.check()?;
+        println!(
+            "{} is good, and so are the certificates and keys that it names",
+            cli.config.display()
+        );
+        return Ok(());
+    }
+    telemetry::init(&config.log);
+    let stop = Stop::listen()?;
+    Application::build(&config, &cli.config)?.run_until_stopped(stop).await
+}
