@@ -108,7 +108,7 @@ fn walk<'k>(
         let place = format!("{}: key `{path}`", file.display());
         if let Some(key) = keys.find(&path) {
             key.check(&value).map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
-            found.push((key, value));
+            found.push((key, key.settle(value)));
         } else if keys.is_section(&path) {
             match value.kind {
                 ValueKind::Table(table) => walk(keys, file, &path, table, found)?,

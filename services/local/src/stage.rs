@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,8 +24,11 @@ pub(crate) struct Stage {
 impl Stage {
     /// Makes the folder and the certificates in it. The authority's key is never written.
     pub(crate) fn set(keep: bool) -> io::Result<Self> {
-        let folder =
-            tempfile::Builder::new().prefix("ping-pong-").disable_cleanup(keep).tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("ping-pong-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .disable_cleanup(keep)
+            .tempdir()?;
         let ca = Ca::new("ping-pong local, throw-away");
         fs::write(folder.path().join("ca.crt"), ca.pem())?;
         let a_day = |leaf: Leaf| leaf.valid(-Validity::MINUTE, Validity::hours(23));

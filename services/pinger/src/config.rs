@@ -79,6 +79,8 @@ pub struct Ponger {
     pub client_private_key: Option<PathBuf>,
     /// The SPIFFE ID that ponger must have, beside the URL's DNS name. Read again with the identity.
     pub server_id: Option<String>,
+    /// The DNS name that ponger's certificate must be for, where that is not the URL's host, as through a port-forward.
+    pub server_name: Option<String>,
     /// The oldest TLS version that is spoken.
     pub min_tls_version: MinTlsVersion,
     /// How long an idle connection is kept for the next ping; with zero, every ping goes the whole way.
@@ -203,9 +205,14 @@ impl Config {
                 )
                 .cure("leave out `insecure`, or write an `http` URL"));
             }
-            let name = ServerName::try_from(host.clone())
-                .map_err(|_| bad("has a host that no certificate can be for"))?;
-            Some(name)
+            Some(match &self.ponger.server_name {
+                Some(name) => ServerName::try_from(name.clone()).map_err(|_| {
+                    Unusable::new("ponger.serverName", format!("`{name}` is no DNS name"))
+                        .cure("write a name that stands in ponger's certificate, such as `ponger`")
+                })?,
+                None => ServerName::try_from(host.clone())
+                    .map_err(|_| bad("has a host that no certificate can be for"))?,
+            })
         } else if *scheme == Scheme::HTTP {
             if !self.insecure {
                 return Err(Unusable::new(
@@ -232,6 +239,7 @@ impl Config {
             || ponger.client_certificate.is_some()
             || ponger.client_private_key.is_some()
             || ponger.server_id.is_some()
+            || ponger.server_name.is_some()
             || !self.refusal.interval.0.is_zero();
         if self.insecure && has_tls {
             return Err(Unusable::new(

@@ -81,6 +81,14 @@ impl Key {
         Value::new(None, kind)
     }
 
+    /// Makes of a value that fits what the struct takes: `minTlsVersion: 1.3` is a number to YAML.
+    pub(super) fn settle(&self, value: Value) -> Value {
+        match self.kind {
+            Kind::Choice(_) => Value::new(None, value.to_string()),
+            _ => value,
+        }
+    }
+
     /// Whether `value` fits; if not, the cause and the cure.
     pub(super) fn check(&self, value: &Value) -> Result<(), (String, String)> {
         let cure = || match self.kind {
@@ -246,7 +254,11 @@ fn kind(schema: &Json) -> Kind {
         Some("array") => Kind::List,
         Some("integer") => Kind::Integer {
             least: schema["minimum"].as_i64().unwrap_or(i64::MIN),
-            most: schema["maximum"].as_i64().unwrap_or(i64::MAX),
+            most: match schema["maximum"].as_i64() {
+                Some(most) => most,
+                None if schema["format"] == "uint32" => u32::MAX.into(),
+                None => i64::MAX,
+            },
         },
         _ if schema["format"] == "duration" => Kind::Duration,
         _ if schema["format"] == "ip" => Kind::Address,

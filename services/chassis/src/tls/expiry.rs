@@ -12,7 +12,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub struct Warner {
     /// How long before the end; `None` for a third of the lifetime.
     before: Option<Duration>,
-    last: Option<(Seconds, Instant)>,
+    last: Option<(Seconds, bool, Instant)>,
 }
 
 impl Warner {
@@ -40,11 +40,16 @@ impl Warner {
             return false;
         }
         let pause = if left < DAY { HOUR } else { DAY };
+        let expired = not_after <= now();
         match self.last {
-            // A renewed certificate is warned about afresh.
-            Some((end, at)) if end == not_after && at.elapsed() < pause => false,
+            // A renewed certificate is warned about afresh, and so is one that has just ended.
+            Some((end, was_expired, at))
+                if (end, was_expired) == (not_after, expired) && at.elapsed() < pause =>
+            {
+                false
+            }
             _ => {
-                self.last = Some((not_after, Instant::now()));
+                self.last = Some((not_after, expired, Instant::now()));
                 true
             }
         }

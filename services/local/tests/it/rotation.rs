@@ -1,0 +1,338 @@
+//! Identities are replaced while both run, with nothing lost; and what is withdrawn is withdrawn.
+
+use std::{fs, io::Read as _, time::Duration};
+
+use devpki::{Ca, Leaf, write_private};
+use rustix::process::Signal;
+use time::Duration as Validity;
+
+use crate::support::{PATIENCE, PINGER, Service, Tls, World, exchange, get_kept, wait_until};
+
+const REPLACED: &str = "Identity replaced";
+
+/// Whether the peer ended the connection, in an orderly way, without sending anything more.
+fn ended(mut stream: Tls) {
+    stream.sock.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("an orderly end");
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+fn ask(stream: &mut Tls) {
+    assert_eq!(exchange(stream, &get_kept("/ping")).expect("an answer").2, "pong");
+}
+
+fn no_ping_is_lost(pinger: &mut Service) {
+    let pongs = pinger.metric("pinger_pings_total{result=\"pong\"}");
+    // What has just been replaced is in use.
+    pinger.wait_for_metric("pinger_pings_total{result=\"pong\"}", |now| now >= pongs + 20.0);
+    assert!(pinger.stop().success());
+    assert_eq!(pinger.count("Lost ping"), 0);
+    assert!(pinger.wait_for(" pings, ").contains(" 0 lost"));
+}
+
+#[test]
+fn leaves_are_replaced_on_both_sides_and_no_ping_is_lost() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let mut pinger = world.pinger(&ponger, "");
+    pinger.wait_for("Got pong");
+    for round in 1..=5 {
+        world.issue("ponger", &Leaf::ponger("test"));
+        world.issue("pinger", &Leaf::pinger("test"));
+        ponger.wait_for_nth(round, REPLACED);
+        pinger.wait_for_nth(round, REPLACED);
+    }
+    for service in [&ponger, &pinger] {
+        assert_eq!(service.metric("identity_refreshes_total{result=\"ok\"}"), 5.0);
+        assert_eq!(service.metric("identity_refreshes_total{result=\"refused\"}"), 0.0);
+    }
+    no_ping_is_lost(&mut pinger);
+}
+
+#[test]
+fn roots_are_rotated_with_overlap_and_no_ping_is_lost() {
+    for keep_alive in ["0s", "60s"] {
+        let world = World::new();
+        let ponger = world.ponger("");
+        let config = world.pinger_config(ponger.address().port(), "");
+        let text = fs::read_to_string(&config).expect("the configuration");
+        fs::write(
+            &config,
+            text.replacen("ponger:\n", &format!("ponger:\n  keepAlive: {keep_alive}\n"), 1),
+        )
+        .expect("written");
+        let mut pinger = Service::start("pinger", &config);
+        pinger.wait_for("Got pong");
+        let old_client = world.good_client();
+        let mut old_kept = old_client.connect(ponger.address()).expect("a connection");
+        ask(&mut old_kept);
+
+        let new = Ca::new("new");
+        let both_replaced = |round| {
+            ponger.wait_for_nth(round, REPLACED);
+            pinger.wait_for_nth(round, REPLACED);
+        };
+        write_private(&world.path("ca.crt"), &format!("{}{}", world.ca.pem(), new.pem()))
+            .expect("both roots");
+        both_replaced(1);
+        new.issue(&Leaf::ponger("test")).write(&world.path("ponger")).expect("ponger's leaf");
+        new.issue(&Leaf::pinger("test")).write(&world.path("pinger")).expect("pinger's leaf");
+        both_replaced(2);
+        // What the old root let in is still there.
+        ask(&mut old_kept);
+        write_private(&world.path("ca.crt"), new.pem()).expect("the new root");
+        both_replaced(3);
+
+        ended(old_kept);
+        let trusts_both = format!("{}{}", world.ca.pem(), new.pem());
+        let old_leaf = world.ca.issue(&Leaf::pinger("test"));
+        let old = crate::support::Client::new(&trusts_both, Some(&old_leaf));
+        assert_eq!(old.refusal(ponger.address()), rustls::AlertDescription::UnknownCA);
+        no_ping_is_lost(&mut pinger);
+    }
+}
+
+#[test]
+fn a_ticket_does_not_open_the_door_that_a_withdrawn_root_has_closed() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    // This client would resume: rustls keeps tickets by default.
+    let client = world.good_client();
+    for _ in 0..2 {
+        let mut stream = client.connect(ponger.address()).expect("a connection");
+        ask(&mut stream);
+        assert_eq!(stream.conn.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+    let new = Ca::new("new");
+    write_private(&world.path("ca.crt"), new.pem()).expect("the new root");
+    ponger.wait_for(REPLACED);
+    assert_eq!(client.refusal(ponger.address()), rustls::AlertDescription::UnknownCA);
+}
+
+#[test]
+fn a_broken_set_harms_nobody_and_its_repair_is_taken() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let mut pinger = world.pinger(&ponger, "");
+    pinger.wait_for("Got pong");
+    let other = world.ca.issue(&Leaf::ponger("test"));
+    write_private(&world.path("ponger/tls.key"), &other.key).expect("another's key");
+    let line = ponger.wait_for("Identity on disk refused");
+    assert!(
+        line.contains("it is not the key of the certificate") && line.contains("ERROR"),
+        "{line}"
+    );
+    assert_eq!(ponger.metric("identity_refreshes_total{result=\"refused\"}"), 1.0);
+    assert_eq!(ponger.admin_get("/readyz").0, 200);
+    other.write(&world.path("ponger")).expect("a whole set");
+    ponger.wait_for(REPLACED);
+    no_ping_is_lost(&mut pinger);
+}
+
+#[test]
+fn a_name_that_is_taken_away_loses_its_connections_and_is_denied() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let client = world.good_client();
+    let mut kept = client.connect(ponger.address()).expect("a connection");
+    ask(&mut kept);
+    let config = world.path("ponger.yaml");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    fs::write(&config, text.replace(PINGER, "spiffe://cluster.local/ns/test/sa/other"))
+        .expect("written");
+    ponger.wait_for(REPLACED);
+    ended(kept);
+    assert_eq!(client.get(ponger.address(), "/ping").expect("an answer").0, 403);
+}
+
+#[test]
+fn a_list_of_names_that_vanishes_lets_nobody_in_who_was_not_in_it() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    ponger.address();
+    let config = world.path("ponger.yaml");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let without: String = text
+        .lines()
+        .filter(|line| !line.contains("allowedClients"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(&config, without).expect("written");
+    let line = ponger.wait_for("Identity on disk refused");
+    assert!(line.contains("service.allowedClients"), "{line}");
+    let other = world.ca.issue(&Leaf::new().uri("spiffe://cluster.local/ns/test/sa/other"));
+    assert_eq!(
+        world.client(Some(&other)).get(ponger.address(), "/ping").expect("an answer").0,
+        403
+    );
+}
+
+// Certificates that end within a test leave it time enough to begin, on a machine that is busy.
+
+#[test]
+fn a_connection_does_not_outlive_the_clients_certificate() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let brief = Leaf::pinger("test").valid(-Validity::MINUTE, Validity::seconds(15));
+    let mut brief = world
+        .client(Some(&world.ca.issue(&brief)))
+        .connect(ponger.address())
+        .expect("a connection");
+    let mut long = world.good_client().connect(ponger.address()).expect("a connection");
+    ask(&mut brief);
+    ask(&mut long);
+    ended(brief);
+    ask(&mut long);
+}
+
+#[test]
+fn a_connection_does_not_outlive_pongers_own_certificate() {
+    let world = World::new();
+    world.issue("ponger", &Leaf::ponger("test").valid(-Validity::MINUTE, Validity::seconds(15)));
+    let ponger = world.ponger("");
+    let mut kept = world.good_client().connect(ponger.address()).expect("a connection");
+    ask(&mut kept);
+    world.issue("ponger", &Leaf::ponger("test"));
+    ponger.wait_for(REPLACED);
+    let mut renewed = world.good_client().connect(ponger.address()).expect("a connection");
+    ask(&mut renewed);
+    ended(kept);
+    ask(&mut renewed);
+}
+
+#[test]
+fn a_root_that_expires_while_ponger_runs_vouches_no_longer() {
+    let world = World::new();
+    let brief = Ca::valid("brief", -Validity::HOUR, Validity::seconds(15));
+    fs::write(world.path("ca.crt"), format!("{}{}", world.ca.pem(), brief.pem()))
+        .expect("both roots");
+    let ponger = world.ponger("");
+    // The leaf outlives its root, which no verifier of chains looks at by itself.
+    let leaf = brief.issue(&Leaf::pinger("test"));
+    let client = world.client(Some(&leaf));
+    let mut kept = client.connect(ponger.address()).expect("a connection");
+    ask(&mut kept);
+    ended(kept);
+    assert_eq!(client.refusal(ponger.address()), rustls::AlertDescription::UnknownCA);
+    assert_eq!(world.good_client().get(ponger.address(), "/ping").expect("an answer").0, 200);
+}
+
+#[test]
+fn pingers_kept_connection_is_not_used_past_a_withdrawn_root() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    // Its trust bundle is a file of its own, so that ponger's does not change.
+    fs::write(world.path("pinger-roots.crt"), world.ca.pem()).expect("the root");
+    let config = world.pinger_config(ponger.address().port(), "");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let text = text.replace("/ca.crt", "/pinger-roots.crt").replacen(
+        "ponger:\n",
+        "ponger:\n  keepAlive: 60s\n",
+        1,
+    );
+    fs::write(&config, text).expect("written");
+    let pinger = Service::start("pinger", &config);
+    pinger.wait_for("kept=true");
+    write_private(&world.path("pinger-roots.crt"), Ca::new("new").pem()).expect("another root");
+    let line = pinger.wait_for("Lost ping");
+    assert!(line.contains("reason=\"tls_untrusted\""), "{line}");
+    // One connection was made at first, and none succeeded after that.
+    assert_eq!(ponger.metric("pinger_pings_total{result=\"pong\"}"), 0.0);
+}
+
+#[test]
+fn a_request_that_is_answered_while_its_root_is_withdrawn_is_answered_whole() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let address = ponger.address();
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = world.good_client().connect(address).expect("a connection");
+            std::thread::spawn(move || {
+                // Until the connection ends: before an answer's first byte, or not at all.
+                loop {
+                    use std::io::Write as _;
+                    if stream
+                        .write_all(get_kept("/ping").as_bytes())
+                        .and_then(|()| stream.flush())
+                        .is_err()
+                    {
+                        return;
+                    }
+                    let mut first = [0];
+                    match stream.read(&mut first) {
+                        Ok(0) | Err(_) => return,
+                        Ok(_) => {
+                            let mut rest = std::io::Cursor::new(first).chain(&mut stream);
+                            let answer =
+                                crate::support::read_answer(&mut rest).expect("a whole answer");
+                            // The last one may be a refusal, never a torn answer.
+                            assert!(matches!(answer.0, 200 | 403), "{answer:?}");
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    ponger.wait_for_nth(100, "Received GET /ping");
+    write_private(&world.path("ca.crt"), Ca::new("new").pem()).expect("another root");
+    for thread in threads {
+        thread.join().expect("no torn answer");
+    }
+    ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
+}
+
+#[test]
+fn sighup_is_an_order_to_look_now() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let pinger = world.pinger(&ponger, "");
+    pinger.wait_for("Got pong");
+    for service in [&ponger, &pinger] {
+        service.signal(Signal::HUP);
+        service.wait_for("Identity looked at: unchanged");
+    }
+}
+
+#[test]
+fn ends_of_certificates_are_metrics_that_stay_and_are_warned_about() {
+    let world = World::new();
+    let end = Validity::minutes(10);
+    world.issue("ponger", &Leaf::ponger("test").valid(-Validity::HOUR, end));
+    let mut ponger = world.ponger("");
+    let pinger = world.pinger(&ponger, "");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs_f64();
+    let near = |value: f64| (value - now - 600.0).abs() < 120.0;
+    let metric = |role| format!("identity_cert_expiration_timestamp_seconds{{role=\"{role}\"}}");
+    ponger.wait_for_metric(&metric("own"), near);
+    ponger.wait_for_metric(&metric("peer"), |value| value > now);
+    ponger.wait_for_metric(&metric("roots"), |value| value > now + 3600.0);
+    pinger.wait_for_metric(&metric("peer"), near);
+    let line = ponger.wait_for("Certificate expires soon");
+    assert!(line.contains("certificate=\"our own\"") && line.contains("WARN"), "{line}");
+    assert!(pinger.wait_for("Certificate expires soon").contains("ponger's"));
+    ponger.stop();
+    pinger.wait_for("Lost ping");
+    assert!(near(pinger.metric(&metric("peer"))));
+    assert_eq!(pinger.count("Certificate expires soon"), 1, "and not at every ping");
+}
+
+#[test]
+fn an_identity_whose_end_has_come_is_said_and_its_successor_is_taken() {
+    let world = World::new();
+    world.issue("ponger", &Leaf::ponger("test").valid(-Validity::MINUTE, Validity::seconds(8)));
+    let ponger = world.ponger("");
+    ponger.wait_for("Certificate has expired");
+    let pinger = world.pinger(&ponger, "");
+    assert!(pinger.wait_for("Lost ping").contains("reason=\"tls_expired\""));
+    world.issue("ponger", &Leaf::ponger("test"));
+    pinger.wait_for("Got pong");
+    wait_until("a moment of pongs", || {
+        std::thread::sleep(Duration::from_millis(1));
+        (pinger.count("Got pong") > 10).then_some(())
+    });
+}
