@@ -10,7 +10,10 @@ use actix_web::error::ParseError;
 use awc::{
     Connector,
     error::{PayloadError, SendRequestError},
-    http::{StatusCode, header::USER_AGENT},
+    http::{
+        StatusCode,
+        header::{CONTENT_LENGTH, USER_AGENT},
+    },
 };
 use chassis::{
     reason::{Failure, Reason},
@@ -126,6 +129,10 @@ impl Pinger {
         }
         let mut response = request.send().await.map_err(|error| self.judge_send(&error))?;
         let status = response.status();
+        let promised = response
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
         let body = response.body().limit(LARGEST_ANSWER).await;
         if status == StatusCode::FORBIDDEN {
             let cause = body.as_deref().map_or(String::new(), excerpt);
@@ -141,6 +148,13 @@ impl Pinger {
             ));
         }
         match body {
+            // awc takes a body that was cut off for a whole one.
+            Ok(body) if promised.is_some_and(|length: usize| body.len() < length) => {
+                Err(Failure::new(
+                    Reason::Reset,
+                    "ponger closed the connection before its answer was whole",
+                ))
+            }
             Ok(body) if body.trim_ascii() == b"pong" => Ok(()),
             Ok(body) => Err(Failure::new(
                 Reason::Body,

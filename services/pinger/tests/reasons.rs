@@ -33,7 +33,7 @@ enum Ponger {
     /// nothing, it stays silent.
     Tls(Issued, Option<&'static str>),
     /// Something that takes only clients of another authority.
-    Strict(Issued, Ca),
+    Strict(Issued, Box<Ca>),
 }
 
 fn start(ponger: Ponger) -> String {
@@ -175,7 +175,7 @@ fn every_reason_is_provoked_and_named() {
             Ponger::Tls(ca.issue(&Leaf::new().dns("elsewhere").uri(PONGER)), None),
         ),
         (Reason::TlsWrongId, Ponger::Tls(ca.issue(&Leaf::ponger("elsewhere")), None)),
-        (Reason::TlsRefusedByPeer, Ponger::Strict(good(), Ca::new("other"))),
+        (Reason::TlsRefusedByPeer, Ponger::Strict(good(), Box::new(Ca::new("other")))),
         (
             Reason::TlsProtocol,
             Ponger::Tcp(Box::new(|mut stream| {

@@ -145,7 +145,7 @@ fn a_key_that_may_not_be_read_is_refused() {
 }
 
 #[test]
-fn a_taken_port_and_a_privileged_one_are_named_with_their_cure() {
+fn a_taken_port_is_named_with_its_cure() {
     let stage = Stage::new();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("its address").port().to_string();

@@ -27,7 +27,7 @@ pub fn config(current: &Current, oldest: MinTlsVersion) -> Result<ClientConfig, 
     config_presenting(current, oldest, Arc::new(OwnLeaf(current.clone())))
 }
 
-/// As [`config`], presenting what `leaf` says instead of our own: for those who want to be refused.
+/// As [`config()`], presenting what `leaf` says instead of our own: for those who want to be refused.
 ///
 /// # Errors
 /// As there.
