@@ -107,7 +107,7 @@ fn identities_that_cannot_be_used_are_refused_with_file_cause_and_cure() {
             fs::copy(stage.path("tls.crt"), stage.path("tls.key")).expect("copied");
         }),
         ("tls.crt", "there is no such file", |stage| {
-            fs::remove_file(stage.path("tls.crt")).expect("removed")
+            fs::remove_file(stage.path("tls.crt")).expect("removed");
         }),
     ];
     for (file, cause, damage) in cases {
