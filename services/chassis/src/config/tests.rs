@@ -667,3 +667,11 @@ fn a_path_for_metrics_that_cannot_be_served_is_refused() {
         assert_eq!(check(endpoint), Err(expected));
     }
 }
+
+#[test]
+fn a_choice_that_looks_like_a_number_needs_no_quotes() {
+    for (text, version) in [("1.2", MinTlsVersion::V1_2), ("1.3", MinTlsVersion::V1_3)] {
+        let sample = Case::file(format!("service: {{minTlsVersion: {text}}}")).loaded();
+        assert_eq!(sample.service.min_tls_version, version);
+    }
+}
