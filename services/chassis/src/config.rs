@@ -104,6 +104,12 @@ fn walk<'k>(
     found: &mut Vec<(&'k Key, Value)>,
 ) -> Result<(), Unusable> {
     for (name, value) in tree {
+        // `service.port` would stand beside `port` below `service`, and who knows which is meant.
+        if let Some((section, last)) = name.rsplit_once('.') {
+            let place = format!("{}: key `{name}`", file.display());
+            return Err(Unusable::new(place, "a key has no dots")
+                .cure(format!("write `{last}` below `{section}`")));
+        }
         let path = if above.is_empty() { name } else { format!("{above}.{name}") };
         let place = format!("{}: key `{path}`", file.display());
         if let Some(key) = keys.find(&path) {

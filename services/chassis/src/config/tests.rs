@@ -669,6 +669,16 @@ fn a_path_for_metrics_that_cannot_be_served_is_refused() {
 }
 
 #[test]
+fn a_key_with_dots_in_it_is_refused() {
+    refused_whole(
+        "service.port: 1",
+        "FILE: key `service.port`: a key has no dots; write `port` below `service`",
+    );
+    refused("service.port: 1\nservice: {port: 2}\n", &["FILE: key `service.port`: "]);
+    refused("service.nothing: 1", &["FILE: key `service.nothing`: "]);
+}
+
+#[test]
 fn a_choice_that_looks_like_a_number_needs_no_quotes() {
     for (text, version) in [("1.2", MinTlsVersion::V1_2), ("1.3", MinTlsVersion::V1_3)] {
         let sample = Case::file(format!("service: {{minTlsVersion: {text}}}")).loaded();
