@@ -67,6 +67,8 @@ fn read(file: &Path) -> Result<String, Unusable> {
         Unusable::new(file.display(), format!("it is not UTF-8 text (byte {place})"))
             .cure("save it as UTF-8")
     })?;
+    // Some editors begin a file with a byte order mark, which is no part of its first key.
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
     let blank =
         text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
     if blank {

@@ -679,6 +679,13 @@ fn a_key_with_dots_in_it_is_refused() {
 }
 
 #[test]
+fn a_byte_order_mark_and_windows_line_ends_do_no_harm() {
+    let text = "\u{feff}service:\r\n  port: 1\r\nlog:\r\n  level: debug\r\n";
+    let sample = Case::file(text).loaded();
+    assert_eq!((sample.service.port, sample.log.level), (1, LogLevel::Debug));
+}
+
+#[test]
 fn a_choice_that_looks_like_a_number_needs_no_quotes() {
     for (text, version) in [("1.2", MinTlsVersion::V1_2), ("1.3", MinTlsVersion::V1_3)] {
         let sample = Case::file(format!("service: {{minTlsVersion: {text}}}")).loaded();
