@@ -145,14 +145,13 @@ fn from_environment<'k>(
     let prefix = format!("{}__", name.to_uppercase());
     let mut found = Vec::new();
     for (variable, text) in environment {
-        // Variables that are not UTF-8 cannot be ours: the prefix is ASCII, and so are the keys.
-        let Some(variable) = variable.to_str().filter(|variable| variable.starts_with(&prefix))
-        else {
+        let variable = variable.to_string_lossy();
+        if !variable.starts_with(&prefix) {
             continue;
-        };
+        }
         let place = format!("environment variable {variable}");
         let Some(key) = keys.iter().find(|key| key.variable(&prefix) == variable) else {
-            let nearest = keys.nearest_variable(&prefix, variable);
+            let nearest = keys.nearest_variable(&prefix, &variable);
             return Err(Unusable::new(place, "there is no such key")
                 .cure(format!("the nearest known one is {nearest}")));
         };

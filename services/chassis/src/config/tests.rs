@@ -686,6 +686,14 @@ fn a_byte_order_mark_and_windows_line_ends_do_no_harm() {
 }
 
 #[test]
+fn a_variable_whose_name_is_not_utf8_is_unknown() {
+    let mut case = Case::variable("PATH", "/bin");
+    let variable = OsString::from_vec(b"SAMPLE__SERVICE__P\xffRT".to_vec());
+    case.variables.push((variable, "1".into()));
+    assert!(case.refusal().contains("the nearest known one is SAMPLE__SERVICE__PORT"));
+}
+
+#[test]
 fn a_choice_that_looks_like_a_number_needs_no_quotes() {
     for (text, version) in [("1.2", MinTlsVersion::V1_2), ("1.3", MinTlsVersion::V1_3)] {
         let sample = Case::file(format!("service: {{minTlsVersion: {text}}}")).loaded();
