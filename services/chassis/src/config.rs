@@ -16,6 +16,7 @@ use std::{ffi::OsString, path::Path};
 use ::config::{Config, File, FileFormat, Map, Source as _, Value, ValueKind};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
+use yaml_rust2::parser::{Event, Parser};
 
 use self::keys::{Key, Keys};
 pub use self::{
@@ -27,6 +28,12 @@ use crate::unusable::Unusable;
 
 /// A configuration file is text that a person writes: anything above this many bytes is not one.
 const LARGEST_FILE: u64 = 1 << 20;
+
+/// Its keys lie two levels deep, and lists one deeper.
+const DEEPEST: usize = 16;
+
+/// Each may double what a file stands for.
+const MOST_ALIASES: usize = 10;
 
 /// Reads the configuration of the service `name`: its defaults, then `file`, then those variables
 /// of `environment` that start with `NAME__`.
@@ -78,11 +85,37 @@ fn read(file: &Path) -> Result<String, Unusable> {
     Ok(text)
 }
 
+/// Refuses what the YAML reader would follow to the end of its stack or of the memory. What is not
+/// YAML at all is left for it to explain.
+fn bound(file: &Path, text: &str) -> Result<(), Unusable> {
+    let mut parser = Parser::new_from_str(text);
+    let (mut depth, mut aliases) = (0, 0);
+    while let Ok((event, _)) = parser.next_token() {
+        match event {
+            Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
+            Event::MappingEnd | Event::SequenceEnd => depth -= 1,
+            Event::Alias(_) => aliases += 1,
+            Event::StreamEnd => break,
+            _ => {}
+        }
+        let cause = if depth > DEEPEST {
+            format!("it is nested more than {DEEPEST} levels deep")
+        } else if aliases > MOST_ALIASES {
+            format!("it has more than {MOST_ALIASES} aliases")
+        } else {
+            continue;
+        };
+        return Err(Unusable::new(file.display(), cause).cure("this is not a configuration"));
+    }
+    Ok(())
+}
+
 fn from_file<'k>(
     keys: &'k Keys,
     file: &Path,
     text: &str,
 ) -> Result<Vec<(&'k Key, Value)>, Unusable> {
+    bound(file, text)?;
     let tree = File::from_str(text, FileFormat::Yaml).collect().map_err(|error| {
         let cause = match error {
             ::config::ConfigError::FileParse { cause, .. } => cause.to_string(),

@@ -100,7 +100,7 @@ fn refused_whole(text: &str, message: &str) {
 fn refused(text: impl AsRef<[u8]>, parts: &[&str]) {
     let message = Case::file(text.as_ref()).refusal();
     for part in parts {
-        let text = String::from_utf8_lossy(text.as_ref());
+        let text = String::from_utf8_lossy(&text.as_ref()[..text.as_ref().len().min(200)]);
         assert!(message.contains(part), "{part:?} is not in {message:?}, for {text:?}");
     }
 }
@@ -699,4 +699,27 @@ fn a_choice_that_looks_like_a_number_needs_no_quotes() {
         let sample = Case::file(format!("service: {{minTlsVersion: {text}}}")).loaded();
         assert_eq!(sample.service.min_tls_version, version);
     }
+}
+
+#[test]
+fn a_file_that_is_nested_without_end_is_refused() {
+    for unit in ["- ", "? "] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        refused(text, &["FILE: it is nested more than 16 levels deep"]);
+    }
+    for unit in ["[", "{a: "] {
+        refused(unit.repeat(1000), &["FILE: "]);
+    }
+    let text = format!("{}x{}", "[".repeat(16), "]".repeat(16));
+    assert!(!Case::file(text).refusal().contains("nested"));
+}
+
+#[test]
+fn a_file_that_grows_by_its_aliases_is_refused() {
+    let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..10 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        text += &format!("a{level}: &a{level} [{aliases}]\n");
+    }
+    refused(text, &["FILE: it has more than 10 aliases"]);
 }
