@@ -209,8 +209,16 @@ impl Ca {
     /// # Panics
     /// When the cryptography library cannot make a key or a signature.
     pub fn intermediate(&self, common_name: &str) -> Self {
+        self.intermediate_valid(common_name, -Duration::HOUR, Duration::DAY)
+    }
+
+    /// An intermediate with a validity of its own, as distances from now.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a key or a signature.
+    pub fn intermediate_valid(&self, common_name: &str, from: Duration, to: Duration) -> Self {
         let key = new_key();
-        let params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
+        let params = ca_params(common_name, from, to);
         let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate").pem();
         let intermediates = format!("{certificate}{}", self.intermediates);
         Self { issuer: Issuer::new(params, key), certificate, intermediates }
