@@ -147,6 +147,18 @@ fn judge(
         }
         Purpose::Server => {}
     }
+    let usage = leaf
+        .extended_key_usage()
+        .map_err(|error| bad(format!("its extended key usage cannot be read: {error}")))?;
+    let (fits, part, wanted) = match (usage.map(|usage| usage.value), purpose) {
+        (None, _) => (true, "", ""),
+        (Some(usage), Purpose::Server) => (usage.server_auth, "server", "serverAuth"),
+        (Some(usage), Purpose::Client) => (usage.client_auth, "client", "clientAuth"),
+    };
+    if !fits {
+        return Err(bad(format!("its extended key usage does not let it stand for a {part}"))
+            .cure(format!("issue it with {wanted}")));
+    }
     for above in &chain[1..] {
         not_after = not_after.min(parse(file, above)?.validity().not_after.timestamp());
     }
@@ -165,7 +177,7 @@ fn verify_chain(
 ) -> Result<(), Unusable> {
     let bad = |error: &dyn fmt::Display| {
         Unusable::new(file.display(), format!("its chain does not hold: {error}"))
-            .cure("put the leaf first, then each certificate's issuer, and let the leaf's extended key usage fit its part")
+            .cure("put the leaf first, then each certificate's issuer")
     };
     if chain.len() == 1 && leaf.issuer() != leaf.subject() {
         return Ok(());

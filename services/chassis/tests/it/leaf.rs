@@ -26,7 +26,7 @@ fn refused(result: Result<Loaded, String>, message: &str) {
     assert_eq!(result.expect_err("not to be used"), message);
 }
 
-const CHAIN: &str = "; put the leaf first, then each certificate's issuer, and let the leaf's extended key usage fit its part";
+const CHAIN: &str = "; put the leaf first, then each certificate's issuer";
 
 #[track_caller]
 fn broken_chain(result: Result<Loaded, String>) {
@@ -214,6 +214,29 @@ fn a_client_needs_a_name_that_a_server_can_read() {
     load_issued(&ca.issue(&Leaf::new().dns("pinger")), Purpose::Client).expect("a name");
     assert!("spiffe://cluster.local/ns/a/sa/pinger".parse::<SpiffeId>().is_ok());
     load_issued(&ca.issue(&client()), Purpose::Client).expect("a name");
+}
+
+#[test]
+fn a_certificate_for_another_purpose_is_refused() {
+    let root = Ca::new("a root");
+    let below = root.intermediate("between");
+    let server = server();
+    let client = client().dns("pinger");
+    for issued in [root.issue(&client), below.issue(&client), client.self_signed()] {
+        refused(
+            load_issued(&issued, Purpose::Server),
+            "tls.crt: its extended key usage does not let it stand for a server; issue it with serverAuth",
+        );
+    }
+    for issued in [root.issue(&server), below.issue(&server), server.self_signed()] {
+        refused(
+            load_issued(&issued, Purpose::Client),
+            "tls.crt: its extended key usage does not let it stand for a client; issue it with clientAuth",
+        );
+    }
+    let either = root.issue(&Leaf::new().dns("either"));
+    load_issued(&either, Purpose::Server).expect("both usages");
+    load_issued(&either, Purpose::Client).expect("both usages");
 }
 
 #[test]
