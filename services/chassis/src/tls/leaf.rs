@@ -114,16 +114,7 @@ fn judge(
 ) -> Result<Facts, Unusable> {
     let bad = |cause: String| Unusable::new(file.display(), cause);
     let leaf = parse(file, &chain[0])?;
-    let validity = leaf.validity();
-    let (not_before, mut not_after) =
-        (validity.not_before.timestamp(), validity.not_after.timestamp());
-    if not_after <= now() {
-        return Err(bad(format!("the certificate expired at {}", utc(not_after))).cure("renew it"));
-    }
-    if not_before > now() {
-        return Err(bad(format!("the certificate is not valid before {}", utc(not_before)))
-            .cure("wait until then, or compare the clocks"));
-    }
+    let (not_before, mut not_after) = valid_now(file, &leaf, "the certificate")?;
     if leaf.is_ca() {
         return Err(bad("the certificate says CA:TRUE: it is an authority's, and verifiers refuse it as a leaf".into()).cure(
             "issue a leaf below it, or make it again with basicConstraints CA:FALSE (`openssl req -x509` adds CA:TRUE \
@@ -160,11 +151,34 @@ fn judge(
             .cure(format!("issue it with {wanted}")));
     }
     for above in &chain[1..] {
-        not_after = not_after.min(parse(file, above)?.validity().not_after.timestamp());
+        let above = parse(file, above)?;
+        let thing = format!("the certificate `{}` above the leaf", above.subject());
+        not_after = not_after.min(valid_now(file, &above, &thing)?.1);
     }
     verify_chain(file, chain, &leaf, purpose)?;
     let serial = leaf.raw_serial_as_string().replace(':', "");
     Ok(Facts { not_before, not_after, serial, names })
+}
+
+/// The validity of a certificate, which `thing` names, if that is valid now.
+fn valid_now(
+    file: &Path,
+    certificate: &X509Certificate<'_>,
+    thing: &str,
+) -> Result<(Seconds, Seconds), Unusable> {
+    let validity = certificate.validity();
+    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    if not_after <= now() {
+        let cause = format!("{thing} expired at {}", utc(not_after));
+        return Err(Unusable::new(file.display(), cause).cure("renew it"));
+    }
+    if not_before > now() {
+        let cause = format!("{thing} is not valid before {}", utc(not_before));
+        return Err(
+            Unusable::new(file.display(), cause).cure("wait until then, or compare the clocks")
+        );
+    }
+    Ok((not_before, not_after))
 }
 
 /// Verifies the chain as a peer would that trusts its upper end: signatures, order, purpose,

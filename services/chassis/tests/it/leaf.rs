@@ -285,6 +285,28 @@ fn a_foreign_intermediate_is_refused() {
 }
 
 #[test]
+fn an_expired_intermediate_is_refused() {
+    let root = Ca::new("a root");
+    let below = root.intermediate_valid("between", -Duration::HOUR, Duration::seconds(-1));
+    let issued = below.issue(&server());
+    for chain in [issued.chain.clone(), issued.chain.clone() + root.pem()] {
+        let message = load(&chain, &issued.key, Purpose::Server).expect_err("expired");
+        assert!(
+            message.starts_with("tls.crt: the certificate `CN=between` above the leaf expired at ")
+                && message.ends_with("; renew it"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn an_intermediate_that_is_not_valid_yet_is_refused() {
+    let below = Ca::new("a root").intermediate_valid("between", Duration::HOUR, Duration::DAY);
+    let message = load_issued(&below.issue(&server()), Purpose::Server).expect_err("not yet");
+    assert!(message.contains("the certificate `CN=between` above the leaf is not valid before 2"));
+}
+
+#[test]
 fn a_certificate_that_is_none_is_refused() {
     let issued = Ca::new("a root").issue(&server());
     let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
