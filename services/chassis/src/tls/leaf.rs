@@ -196,6 +196,16 @@ fn verify_chain(
     if chain.len() == 1 && leaf.issuer() != leaf.subject() {
         return Ok(());
     }
+    for (below, above) in chain.iter().zip(&chain[1..]) {
+        let (below, above) = (parse(file, below)?, parse(file, above)?);
+        if below.issuer() != above.subject() {
+            return Err(bad(&format!(
+                "`{}` is followed by `{}`, which did not issue it",
+                below.subject(),
+                above.subject()
+            )));
+        }
+    }
     let mut top = RootCertStore::empty();
     let (anchor, below) = chain.split_last().expect("a chain of at least one");
     top.add(anchor.clone()).map_err(|error| bad(&error))?;

@@ -265,6 +265,15 @@ fn certificates(chain: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_chain_in_the_wrong_order_is_refused() {
+    let issued = Ca::new("a root").intermediate("upper").intermediate("lower").issue(&server());
+    let [leaf, lower, upper] = certificates(&issued.chain).try_into().expect("three certificates");
+    broken_chain(load(&format!("{leaf}{upper}{lower}"), &issued.key, Purpose::Server));
+    let message = load(&format!("{lower}{leaf}{upper}"), &issued.key, Purpose::Server);
+    assert!(message.expect_err("upside down").contains("says CA:TRUE"));
+}
+
+#[test]
 fn a_chain_with_a_gap_is_refused() {
     let issued = Ca::new("a root").intermediate("upper").intermediate("lower").issue(&server());
     let [leaf, _, upper] = certificates(&issued.chain).try_into().expect("three certificates");
