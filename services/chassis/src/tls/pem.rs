@@ -87,7 +87,7 @@ fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
     // in the middle of it. Whoever wrote it meant it.
     let mut open = None;
     for line in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
-        if !line.starts_with(b"--") {
+        if !line.starts_with(b"--") && line != b"-" {
             continue;
         }
         let line = String::from_utf8_lossy(line);

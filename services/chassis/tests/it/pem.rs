@@ -225,6 +225,13 @@ fn a_file_that_was_cut_is_refused_wherever_that_was() {
 }
 
 #[test]
+fn a_file_that_was_cut_after_one_dash_is_refused() {
+    let text = bundle(1);
+    damaged(text.clone() + "-");
+    damaged(text + "\n-\n");
+}
+
+#[test]
 fn a_file_whose_sections_do_not_fit_is_refused() {
     let (one, key) = (bundle(1), key());
     let begin = "-----BEGIN CERTIFICATE-----\n";
