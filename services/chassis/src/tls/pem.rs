@@ -86,8 +86,9 @@ fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
     // The parser passes over what it does not know as a section's edge, such as a line that was cut
     // in the middle of it. Whoever wrote it meant it.
     let mut open = None;
-    for line in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
-        if !line.starts_with(b"--") && line != b"-" {
+    for line in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
+        let words = line.trim_ascii_start();
+        if !words.starts_with(b"--") && words != b"-" {
             continue;
         }
         let line = String::from_utf8_lossy(line);

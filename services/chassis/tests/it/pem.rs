@@ -254,6 +254,17 @@ fn a_file_whose_sections_do_not_fit_is_refused() {
     }
 }
 
+#[test]
+fn an_indented_section_is_refused_and_not_passed_over() {
+    let (one, two) = (bundle(1), bundle(1));
+    for indented in [format!(" {two}"), two.replace('\n', "\n  ")] {
+        damaged(format!("{one}{indented}\n"));
+    }
+    let indented: String = two.lines().map(|line| format!("    {line}\n")).collect();
+    damaged(format!("{one}{indented}"));
+    damaged(indented);
+}
+
 proptest! {
     #![proptest_config(crate::support::bounded(256))]
 
