@@ -109,9 +109,20 @@ fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
     if let Some(label) = open {
         return Err(cut_short(&format!("`{label}` has no end")));
     }
-    rustls_pemfile::read_all(&mut &*bytes)
-        .collect::<Result<_, _>>()
-        .map_err(|error| cut_short(&error.to_string()))
+    rustls_pemfile::read_all(&mut &*bytes).collect::<Result<_, _>>().map_err(|error| {
+        // What stands in the header of such a key is no base64.
+        let old = b"Proc-Type: 4,ENCRYPTED";
+        if bytes.windows(old.len()).any(|window| window == old) {
+            encrypted(path)
+        } else {
+            cut_short(&error.to_string())
+        }
+    })
+}
+
+fn encrypted(path: &Path) -> Unusable {
+    Unusable::new(path.display(), "its private key is encrypted")
+        .cure("decrypt it (`openssl pkey -in FILE -out NEW`): no one is there to type a password")
 }
 
 /// Says what a file holds that should hold a `wanted`.
@@ -122,12 +133,8 @@ fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> Unusable {
         .filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
         .collect();
     let error = |cause: String| Unusable::new(path.display(), cause);
-    if labels.iter().any(|label| label.contains("ENCRYPTED"))
-        || text.contains("Proc-Type: 4,ENCRYPTED")
-    {
-        return error("its private key is encrypted".into()).cure(
-            "decrypt it (`openssl pkey -in FILE -out NEW`): no one is there to type a password",
-        );
+    if labels.iter().any(|label| label.contains("ENCRYPTED")) {
+        return encrypted(path);
     }
     if bytes.is_empty() {
         error(format!("it is empty; it must hold a {wanted} as PEM"))

@@ -202,6 +202,16 @@ fn an_encrypted_key_is_recognised() {
 }
 
 #[test]
+fn a_key_that_is_encrypted_in_the_old_way_is_recognised() {
+    no_key(
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\
+         DEK-Info: AES-256-CBC,A1B2C3D4A1B2C3D4A1B2C3D4A1B2C3D4\n\nQUFBQQ==\n\
+         -----END RSA PRIVATE KEY-----\n",
+        ENCRYPTED,
+    );
+}
+
+#[test]
 fn a_file_that_was_cut_is_refused_wherever_that_was() {
     let text = bundle(1) + &bundle(1);
     let second = text.rfind("-----BEGIN").expect("a second one");
