@@ -13,6 +13,9 @@ use crate::{files, unusable::Unusable};
 /// A bundle of all public authorities has about 250 KiB: what is larger is not a PEM file of ours.
 const LARGEST_FILE: u64 = 1 << 20;
 
+/// Sections in which others keep certificates, and that the parser passes over.
+const UNREAD: [&str; 3] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE", "PKCS7"];
+
 /// The certificates of the PEM file `path`, in its order; at least one.
 ///
 /// # Errors
@@ -37,8 +40,16 @@ pub fn parse_certificates(
     path: &Path,
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let items = items(path, bytes)?;
+    if let Some(label) = labels(bytes).find(|label| UNREAD.contains(&label.as_str())) {
+        return Err(Unusable::new(
+            path.display(),
+            format!("it holds a section `{label}`, which is not read"),
+        )
+        .cure("convert it to CERTIFICATE (`openssl x509`, or `openssl pkcs7 -print_certs`)"));
+    }
     let mut certificates = Vec::new();
-    for item in items(path, bytes)? {
+    for item in items {
         match item {
             Item::X509Certificate(der) => certificates.push(der),
             Item::Pkcs1Key(_) | Item::Pkcs8Key(_) | Item::Sec1Key(_) => {
@@ -120,6 +131,14 @@ fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
     })
 }
 
+/// The labels of the sections of a file whose [`items`] could be read.
+fn labels(bytes: &[u8]) -> impl Iterator<Item = String> {
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| {
+        let label = line.trim_ascii_end().strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")?;
+        Some(String::from_utf8_lossy(label).into_owned())
+    })
+}
+
 fn encrypted(path: &Path) -> Unusable {
     Unusable::new(path.display(), "its private key is encrypted")
         .cure("decrypt it (`openssl pkey -in FILE -out NEW`): no one is there to type a password")
@@ -127,11 +146,7 @@ fn encrypted(path: &Path) -> Unusable {
 
 /// Says what a file holds that should hold a `wanted`.
 fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> Unusable {
-    let text = String::from_utf8_lossy(bytes);
-    let labels: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
-        .collect();
+    let labels = Vec::from_iter(labels(bytes));
     let error = |cause: String| Unusable::new(path.display(), cause);
     if labels.iter().any(|label| label.contains("ENCRYPTED")) {
         return encrypted(path);

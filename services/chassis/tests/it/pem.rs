@@ -275,6 +275,19 @@ fn an_indented_section_is_refused_and_not_passed_over() {
     damaged(indented);
 }
 
+#[test]
+fn certificates_in_a_dress_that_is_not_read_are_refused() {
+    let (one, two) = (bundle(1), bundle(1));
+    for label in ["TRUSTED CERTIFICATE", "X509 CERTIFICATE", "PKCS7"] {
+        no_certificates(
+            one.clone() + &two.replace("CERTIFICATE", label),
+            &format!(
+                "it holds a section `{label}`, which is not read; convert it to CERTIFICATE (`openssl x509`, or `openssl pkcs7 -print_certs`)"
+            ),
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(crate::support::bounded(256))]
 
