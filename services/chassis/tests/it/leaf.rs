@@ -11,7 +11,7 @@ use devpki::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use time::Duration;
 
-use crate::support::{Folder, load, load_issued, openssl};
+use crate::support::{Folder, load, load_issued, openssl, version_1};
 
 fn server() -> Leaf {
     Leaf::new().dns("ponger").server_only()
@@ -388,10 +388,11 @@ fn a_key_that_is_too_weak_is_refused() {
 
 #[test]
 fn a_certificate_of_version_1_is_refused() {
-    let folder = Folder::new();
     let test = "leaf::a_certificate_of_version_1_is_refused";
-    if by_openssl(test, &folder, &["-newkey", "ed25519"], &["-x509v1"]) {
+    let folder = Folder::new();
+    if version_1(test, &folder, "tls") {
         let error = Loaded::load(&folder.leaf_files(), Purpose::Server).expect_err("no names");
-        assert!(folder.message(&error).starts_with("tls.crt: the certificate has no DNS name"));
+        let message = folder.message(&error);
+        assert!(message.starts_with("tls.crt: the certificate has no DNS name"), "{message}");
     }
 }

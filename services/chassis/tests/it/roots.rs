@@ -4,7 +4,7 @@ use chassis::tls::{clock, roots::Roots};
 use devpki::{Ca, Leaf};
 use time::Duration;
 
-use crate::support::Folder;
+use crate::support::{Folder, version_1};
 
 fn load(text: &str) -> Result<Roots, String> {
     let folder = Folder::new();
@@ -121,6 +121,14 @@ fn a_self_signed_leaf_may_be_its_own_root() {
 #[test]
 fn an_intermediate_may_be_trusted_as_a_root() {
     load(good().intermediate("between").pem()).expect("an authority");
+}
+
+#[test]
+fn a_root_of_version_1_is_a_root() {
+    let folder = Folder::new();
+    if version_1("roots::a_root_of_version_1_is_a_root", &folder, "ca") {
+        Roots::load(&folder.path("ca.crt")).expect("an old root");
+    }
 }
 
 #[test]

@@ -14,7 +14,9 @@ use chassis::{
     unusable::Unusable,
 };
 use devpki::Issued;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tempfile::TempDir;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, x509::X509Version};
 
 /// A temporary folder.
 pub(crate) struct Folder(TempDir);
@@ -91,6 +93,27 @@ pub(crate) fn openssl(test: &str, folder: &Folder, arguments: &[&str]) -> bool {
     }
 }
 
+/// Makes a self-signed certificate of X.509 version 1, `NAME.crt` and `NAME.key`; `false`, visibly,
+/// where `openssl` cannot.
+pub(crate) fn version_1(test: &str, folder: &Folder, name: &str) -> bool {
+    let [key, request, certificate] =
+        ["key", "csr", "crt"].map(|extension| format!("{name}.{extension}"));
+    let new = ["req", "-new", "-newkey", "ed25519", "-nodes", "-subj", "/CN=old"];
+    let sign = ["x509", "-req", "-days", "1", "-in", &request, "-signkey", &key];
+    let made = openssl(test, folder, &[&new[..], &["-keyout", &key, "-out", &request]].concat())
+        && openssl(test, folder, &[&sign[..], &["-out", &certificate]].concat());
+    if !made {
+        return false;
+    }
+    let der = CertificateDer::from_pem_file(folder.path(&certificate)).expect("PEM");
+    let (_, certificate) = X509Certificate::from_der(&der).expect("a certificate");
+    let is_old = certificate.version() == X509Version::V1;
+    if !is_old {
+        skip(test, "openssl makes no certificates of version 1");
+    }
+    is_old
+}
+
 /// Runs `body` as a user whom permissions bind. For root, that is a child process, which runs the
 /// same `test` again.
 pub(crate) fn without_root(test: &str, body: impl FnOnce()) {
@@ -126,4 +149,9 @@ pub(crate) fn nowhere() -> &'static Path {
 /// So many cases of a property, and no file of those that failed.
 pub(crate) fn bounded(cases: u32) -> proptest::test_runner::Config {
     proptest::test_runner::Config { cases, failure_persistence: None, ..Default::default() }
+}
+
+/// The certificates of a PEM text.
+pub(crate) fn chain(text: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().expect("PEM")
 }

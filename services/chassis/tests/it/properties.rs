@@ -1,0 +1,298 @@
+//! What holds for every input. Here it is tried with some, within a bound; `fuzz/` tries it with as
+//! many as there is time for.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use chassis::{
+    config::{self, MinTlsVersion, Span},
+    tls::{
+        leaf::{Leaf, LeafFiles, Purpose, validity},
+        name::{Name, Names, SpiffeId, printable},
+        pem,
+        roots::Roots,
+    },
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A name that is read is one that can be compared whole: it prints as it was written.
+pub(crate) fn names(text: &str) {
+    let printed = printable(text);
+    assert!(!printed.contains(char::is_control) && printed.chars().count() <= 256 * 10);
+    let id = text.parse::<SpiffeId>();
+    if let Ok(id) = &id {
+        assert_eq!(id.as_str(), text);
+        assert_eq!(printed, text);
+        assert!(text.len() <= 2048 && text.is_ascii());
+        let parts: Vec<_> = text.split('/').collect();
+        assert!(parts.len() >= 4, "a trust domain and a path");
+        assert_eq!(parts[..2], ["spiffe:", ""]);
+        assert_eq!(parts[2], parts[2].to_lowercase());
+        assert!(
+            parts[2..].iter().all(|part| !matches!(*part, "" | "." | "..") || part == &parts[2])
+        );
+        assert!(
+            !text.contains([':', '?', '#', '%', '@', '*', ' ']) || text.matches(':').count() == 1
+        );
+    }
+    match text.parse::<Name>() {
+        Ok(Name::Spiffe(read)) => assert_eq!(read.as_str(), text.trim()),
+        Ok(Name::Dns(name)) => {
+            assert_eq!(name, text.trim().to_ascii_lowercase());
+            assert!(
+                name.len() <= 253 && name.split('.').all(|label| (1..64).contains(&label.len()))
+            );
+            assert_eq!(name.parse(), Ok(Name::Dns(name.clone())), "it is read as it prints");
+        }
+        Err(_) => assert!(id.is_err()),
+    }
+}
+
+/// PEM is taken whole or refused, whatever it holds; and so is what it holds.
+pub(crate) fn pem(bytes: &[u8]) {
+    let file = Path::new("fuzz.pem");
+    let _ = pem::parse_private_key(file, bytes);
+    let Ok(certificates) = pem::parse_certificates(file, bytes) else {
+        return;
+    };
+    let ends = bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| line.trim_ascii_end() == b"-----END CERTIFICATE-----")
+        .count();
+    assert_eq!(certificates.len(), ends, "none is passed over");
+    for der in &certificates {
+        let _ = validity(der);
+        let Ok(names) = Names::of(der) else { continue };
+        match names.identity() {
+            Ok(known) => {
+                assert!(!known.is_empty() && names.unreadable == 0 && names.uris.len() <= 1);
+                for name in &known {
+                    assert!(!name.to_string().contains(char::is_control));
+                    match name {
+                        Name::Spiffe(id) => assert_eq!(names.uris, [id.as_str()]),
+                        Name::Dns(name) => {
+                            assert!(names.uris.is_empty() && names.dns.contains(name));
+                        }
+                    }
+                }
+            }
+            Err(wrong) => assert!(!wrong.to_string().contains(char::is_control)),
+        }
+    }
+}
+
+/// A leaf, or a trust bundle, of any bytes is refused in words or is good. `folder` is for the files.
+pub(crate) fn identity(folder: &Path, certificate: &[u8], key: &[u8]) {
+    let files = LeafFiles { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
+    fs::write(&files.certificate, certificate).expect("a file");
+    fs::write(&files.key, key).expect("a file");
+    let place = folder.display().to_string();
+    for purpose in [Purpose::Server, Purpose::Client] {
+        match Leaf::load(&files, purpose) {
+            Ok(leaf) => {
+                assert!(leaf.certified.keys_match().is_ok());
+                assert!(leaf.facts.not_before < leaf.facts.not_after);
+            }
+            Err(error) => assert!(error.to_string().starts_with(&place)),
+        }
+    }
+    if let Err(error) = Roots::load(&files.certificate) {
+        assert!(error.to_string().starts_with(&place));
+    }
+}
+
+/// A configuration with a key of every kind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Sample {
+    insecure: bool,
+    service: Service,
+    identity: config::Identity,
+    metrics: config::Metrics,
+    log: config::Log,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Service {
+    host: IpAddr,
+    port: u16,
+    tls_certificate: Option<PathBuf>,
+    allowed_clients: Option<Vec<String>>,
+    min_tls_version: MinTlsVersion,
+    idle_timeout: Span,
+    #[schemars(range(min = 1, max = 1000))]
+    max_connections: u32,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::from([0, 0, 0, 0]),
+            port: 8443,
+            tls_certificate: None,
+            allowed_clients: None,
+            min_tls_version: MinTlsVersion::default(),
+            idle_timeout: Span::seconds(60),
+            max_connections: 100,
+        }
+    }
+}
+
+/// A configuration of any bytes is refused in words that name the file, or is what it says: written
+/// out again, it is read as the same. `folder` is for the file.
+pub(crate) fn configuration(folder: &Path, bytes: &[u8]) {
+    let file = folder.join("config.yaml");
+    fs::write(&file, bytes).expect("a file");
+    let load = || config::load::<Sample>("sample", &file, std::iter::empty());
+    match load() {
+        Ok(sample) => {
+            let mut tree = serde_json::to_value(&sample).expect("JSON");
+            forget_nothings(&mut tree);
+            fs::write(&file, tree.to_string()).expect("a file");
+            assert_eq!(load(), Ok(sample), "{tree}");
+        }
+        Err(error) => {
+            let message = error.to_string();
+            assert!(message.starts_with(&file.display().to_string()), "{message}");
+            // What is not YAML, the parser explains; what is wrong in it, we do.
+            assert!(!message.contains("for key `"), "{message}");
+        }
+    }
+}
+
+/// Removes keys without a value, which a file must not have.
+fn forget_nothings(tree: &mut serde_json::Value) {
+    if let Some(table) = tree.as_object_mut() {
+        table.retain(|_, value| !value.is_null());
+        table.values_mut().for_each(forget_nothings);
+    }
+}
+
+mod tried_with_some {
+    use devpki::Ca;
+    use proptest::{collection::vec, prelude::any, proptest, sample::select, strategy::Strategy};
+
+    use crate::support::{Folder, bounded};
+
+    /// Texts that are made of pieces of real ones.
+    fn of_pieces(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
+        vec(select(pieces), 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    const YAML: &[&str] = &[
+        "insecure",
+        "service",
+        "port",
+        "host",
+        "minTlsVersion",
+        "idleTimeout",
+        "allowedClients",
+        "tlsCertificate",
+        "maxConnections",
+        "metrics",
+        "endpoint",
+        "log",
+        "level",
+        ": ",
+        ":",
+        " ",
+        "\n",
+        "\n  ",
+        "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        "true",
+        "1",
+        "1.2",
+        "1.3",
+        "0x10",
+        "-1",
+        "8080",
+        "~",
+        "null",
+        "'",
+        "\"",
+        "&a ",
+        "*a",
+        "---\n",
+        "# ",
+        "10s",
+        "250ms",
+        "::1",
+        "0.0.0.0",
+        "info",
+        "debug",
+        "/x",
+        "\t",
+        "!",
+        "|",
+        ">",
+        "%",
+        "\u{feff}",
+        "?",
+        ".",
+        "\\0",
+    ];
+
+    const PEM: &[&str] = &[
+        "-----BEGIN CERTIFICATE-----\n",
+        "-----END CERTIFICATE-----\n",
+        "-----BEGIN PRIVATE KEY-----\n",
+        "-----END PRIVATE KEY-----\n",
+        "-----BEGIN EC PRIVATE KEY-----",
+        "-----END EC PRIVATE KEY-----",
+        "-----BEGIN ",
+        "-----END ",
+        "-----",
+        "-",
+        "\n",
+        "\r\n",
+        "\r",
+        " ",
+        "AAAA",
+        "MIIB",
+        "=",
+        "CERTIFICATE",
+        "MAA=\n",
+        "Proc-Type: 4,ENCRYPTED\n",
+        "-----BEGIN X\n",
+        "TRUSTED ",
+    ];
+
+    proptest! {
+        #![proptest_config(bounded(500))]
+
+        #[test]
+        fn any_bytes_are_a_good_configuration_or_refused(bytes in vec(any::<u8>(), 0..64)) {
+            super::configuration(&Folder::new().path(""), &bytes);
+        }
+
+        #[test]
+        fn anything_like_yaml_is_a_good_configuration_or_refused(text in of_pieces(YAML)) {
+            super::configuration(&Folder::new().path(""), text.as_bytes());
+        }
+
+        #[test]
+        fn anything_like_pem_is_taken_whole_or_refused(text in of_pieces(PEM)) {
+            super::pem(text.as_bytes());
+        }
+
+        #[test]
+        fn a_certificate_with_any_byte_changed_is_taken_or_refused(at in 0_usize..1000, byte: u8) {
+            let issued = Ca::new("a root").issue(&devpki::Leaf::ponger("a"));
+            let mut text = issued.chain.into_bytes();
+            let at = at % text.len();
+            text[at] = byte;
+            super::pem(&text);
+            super::identity(&Folder::new().path(""), &text, issued.key.as_bytes());
+        }
+    }
+}
