@@ -69,7 +69,8 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spiffe(id) => id.fmt(f),
-            Self::Dns(name) => f.write_str(name),
+            // A certificate may have any text there.
+            Self::Dns(name) => f.write_str(&printable(name)),
         }
     }
 }

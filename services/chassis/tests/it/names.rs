@@ -316,6 +316,15 @@ fn a_name_does_not_disturb_a_log() {
 }
 
 #[test]
+fn a_name_of_a_peer_does_not_disturb_a_log() {
+    let wrong = door(Some(&[PINGER, "pinger"]));
+    for leaf in [Leaf::new().uri("a\x1b[2j\nb"), Leaf::new().dns("a\x1b[2j\nb")] {
+        let message = enter(&wrong, &certificate(&leaf)).expect_err("nobody").to_string();
+        assert!(message.contains("a\\u{1b}[2j\\nb"), "{message:?}");
+    }
+}
+
+#[test]
 fn refusals_say_who_came_and_who_may() {
     for (wrong, message) in [
         (WrongId::Nameless, "its certificate has neither a URI nor a DNS name"),
