@@ -1,11 +1,6 @@
 //! pinger as a whole: bind, reveal the port, ping until asked to stop.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Instant};
 
 use actix_rt::time::{sleep, timeout};
 use anyhow::{Context as _, bail};
@@ -18,8 +13,7 @@ use chassis::{
     tls::{
         client,
         clock::until,
-        follow::{Current, Follower, follow},
-        identity::Identity,
+        follow::{Current, Follower, follow_sources},
         leaf::Purpose,
     },
     unusable::Unusable,
@@ -58,7 +52,7 @@ impl Application {
         let identity = if config.insecure {
             None
         } else {
-            Some(follow_identity(config, file, &identity_metrics)?)
+            Some(follow_identity(config, file, identity_metrics.clone())?)
         };
         let checks = metrics.counters(
             "pinger_refusal_checks_total",
@@ -248,26 +242,9 @@ async fn knock(
 fn follow_identity(
     config: &Config,
     file: &Path,
-    metrics: &IdentityMetrics,
+    metrics: IdentityMetrics,
 ) -> Result<(Follower, Current), Unusable> {
-    let (started, file) = (config.clone(), file.to_owned());
-    let ponger = &config.ponger;
-    let files = [&ponger.client_certificate, &ponger.client_private_key, &ponger.accept_cert];
-    let files: Vec<PathBuf> = files.into_iter().flatten().cloned().chain([file.clone()]).collect();
-    let load = move || {
-        let server_id = Config::load(&file)?.ponger.server_id;
-        if server_id.is_none() && started.ponger.server_id.is_some() {
-            // A file that is being written, or a slip: not a reason to trust everyone.
-            return Err(Unusable::new(
-                "ponger.serverId",
-                "it is gone, and without it any ID will do",
-            )
-            .cure("put it back, or start again without it"));
-        }
-        // Everything else takes effect at the next start.
-        let mut effective = started.clone();
-        effective.ponger.server_id = server_id;
-        Identity::load(&effective.sources()?, Purpose::Client)
-    };
-    follow(&config.identity, files, load, metrics.clone())
+    let again = file.to_owned();
+    let allowed = move || Ok(Config::load(&again)?.sources()?.allowed);
+    follow_sources(&config.identity, Purpose::Client, config.sources()?, file, allowed, metrics)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,8 +21,7 @@ use chassis::{
     shutdown::{self, Stop},
     telemetry,
     tls::{
-        follow::{Current, Follower, follow},
-        identity::Identity,
+        follow::{Current, Follower, follow_sources},
         leaf::Purpose,
         server,
     },
@@ -63,7 +62,7 @@ impl Application {
         let identity = if config.insecure {
             None
         } else {
-            Some(follow_identity(config, file, &identity_metrics)?)
+            Some(follow_identity(config, file, identity_metrics.clone())?)
         };
         let tls = match &identity {
             Some((_, current)) => {
@@ -176,27 +175,9 @@ impl Application {
 fn follow_identity(
     config: &Config,
     file: &Path,
-    metrics: &IdentityMetrics,
+    metrics: IdentityMetrics,
 ) -> Result<(Follower, Current), Unusable> {
-    let (started, file) = (config.clone(), file.to_owned());
-    let service = &config.service;
-    let files = [&service.tls_certificate, &service.tls_private_key, &service.client_ca];
-    let files: Vec<PathBuf> = files.into_iter().flatten().cloned().chain([file.clone()]).collect();
-    let load = move || {
-        let mut config = Config::load(&file)?;
-        let allowed_clients = config.service.allowed_clients.take();
-        if allowed_clients.is_none() && started.service.allowed_clients.is_some() {
-            // A file that is being written, or a slip: not a reason to let everyone in.
-            return Err(Unusable::new(
-                "service.allowedClients",
-                "it is gone, and without it everyone is let in",
-            )
-            .cure("put it back, or start again without it"));
-        }
-        // Everything else takes effect at the next start.
-        let mut effective = started.clone();
-        effective.service.allowed_clients = allowed_clients;
-        Identity::load(&effective.sources()?, Purpose::Server)
-    };
-    follow(&config.identity, files, load, metrics.clone())
+    let again = file.to_owned();
+    let allowed = move || Ok(Config::load(&again)?.sources()?.allowed);
+    follow_sources(&config.identity, Purpose::Server, config.sources()?, file, allowed, metrics)
 }

@@ -23,7 +23,14 @@ use notify::{
 };
 use tokio::sync::watch;
 
-use super::{clock::utc, expiry::Warner, identity::Identity, roots::Roots};
+use super::{
+    clock::utc,
+    expiry::Warner,
+    identity::{Identity, Sources},
+    leaf::Purpose,
+    name::Name,
+    roots::Roots,
+};
 use crate::{config, metrics::IdentityMetrics, unusable::Unusable};
 
 /// How long files must lie still before they are read: whoever replaces several is given the time.
@@ -91,6 +98,35 @@ impl Drop for Follower {
     fn drop(&mut self) {
         let _ = self.order.send(Order::Stop);
     }
+}
+
+/// Follows what `sources` name, and the names of those who are let in, which `allowed` reads anew
+/// from the configuration `file`. Its other keys take effect at the next start.
+///
+/// # Errors
+/// When the first identity cannot be used.
+pub fn follow_sources(
+    settings: &config::Identity,
+    purpose: Purpose,
+    sources: Sources,
+    file: &Path,
+    allowed: impl Fn() -> Result<Option<BTreeSet<Name>>, Unusable> + Send + 'static,
+    metrics: IdentityMetrics,
+) -> Result<(Follower, Current), Unusable> {
+    let mut files = sources.files();
+    files.push(file.to_owned());
+    let file = file.to_owned();
+    let load = move || {
+        let allowed = allowed()?;
+        if allowed.is_none() && sources.allowed.is_some() {
+            // A file that is being written, or a slip: not a reason to let everyone in.
+            let cause = "the names of those who are let in are gone, and without them everyone is";
+            return Err(Unusable::new(file.display(), cause)
+                .cure("put them back, or start again without them"));
+        }
+        Identity::load(&Sources { allowed, ..sources.clone() }, purpose)
+    };
+    follow(settings, files, load, metrics)
 }
 
 /// Loads an identity by `load`, and again whenever one of `files` changes.

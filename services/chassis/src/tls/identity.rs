@@ -1,6 +1,6 @@
 //! Who we are, whom we trust and whom we let in: one unit, which judges peers.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use rustls::{
     CertificateError, Error, OtherError,
@@ -29,6 +29,18 @@ pub struct Sources {
     pub allowed: Option<BTreeSet<Name>>,
 }
 
+impl Sources {
+    /// The files that make it up.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let leaf = self.leaf.iter().flat_map(|leaf| [&leaf.certificate, &leaf.key]);
+        let roots = match &self.roots {
+            Trusted::File(path) => Some(path),
+            Trusted::Nobody | Trusted::System => None,
+        };
+        leaf.chain(roots).cloned().collect()
+    }
+}
+
 /// Whose word is taken for who a peer is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Trusted {
@@ -36,7 +48,7 @@ pub enum Trusted {
     #[default]
     Nobody,
     /// Only that of the roots in this PEM bundle.
-    File(std::path::PathBuf),
+    File(PathBuf),
     /// That of the operating system's roots.
     System,
 }

@@ -58,7 +58,7 @@ fn a_leaf_says_who_it_is_and_until_when() {
     assert_eq!((facts.names.addresses, facts.names.unreadable), (1, 0));
 
     let der = CertificateDer::from_pem_slice(issued.chain.as_bytes()).expect("PEM");
-    assert_eq!(leaf.certified.cert, [der.clone()]);
+    assert_eq!(leaf.certified.cert, std::slice::from_ref(&der));
     assert_eq!(validity(&der), Some((facts.not_before, facts.not_after)));
     assert_eq!(validity(&CertificateDer::from(vec![1, 2, 3])), None);
 }
