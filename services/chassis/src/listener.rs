@@ -269,7 +269,10 @@ impl Gate {
             .map(|der| der.clone().into_owned())
             .collect();
         let names = chain.first().map(identify);
-        self.metrics.handshakes.done(&session);
+        let label = names.as_ref().map_or("none".to_owned(), |names| {
+            current.get().label(names.as_deref().unwrap_or_default())
+        });
+        self.metrics.handshakes.done(&session, &label);
         let peer_end = chain.iter().filter_map(leaf::validity).map(|(_, end)| end).min();
         if let Some(end) = peer_end {
             self.metrics.identity.peer(end);

@@ -148,6 +148,7 @@ impl IdentityMetrics {
 #[derive(Clone, Debug)]
 pub struct HandshakeMetrics {
     done: IntCounterVec,
+    peers: IntCounterVec,
     failed: IntCounterVec,
 }
 
@@ -158,6 +159,11 @@ impl HandshakeMetrics {
             "tls_handshakes_total",
             "Handshakes that succeeded, by what was agreed upon.",
             &["version", "cipher", "group", "kind"],
+        );
+        let peers = metrics.counters(
+            "tls_peers_total",
+            "Handshakes that succeeded, by the peer's name: an allowed one, `other`, or `none` without a certificate.",
+            &["peer"],
         );
         let failed = metrics.counters(
             "tls_handshake_failures_total",
@@ -170,11 +176,12 @@ impl HandshakeMetrics {
                 failed.with_label_values(&[label]);
             }
         }
-        Self { done, failed }
+        Self { done, peers, failed }
     }
 
-    /// Counts a handshake that succeeded.
-    pub fn done(&self, session: &Session) {
+    /// Counts a handshake that succeeded, with `peer`, a label of [`Identity::label`] or `none`.
+    pub fn done(&self, session: &Session, peer: &str) {
+        self.peers.with_label_values(&[peer]).inc();
         self.done
             .with_label_values(&[session.version, session.cipher, session.group, session.kind])
             .inc();

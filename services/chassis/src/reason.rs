@@ -266,6 +266,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_reason() {
+        let readme = include_str!("../../../README.md");
+        for reason in Reason::ALL {
+            assert!(readme.contains(&format!("| `{reason}` |")), "{reason}");
+        }
+    }
+
+    #[test]
     fn alerts_have_the_names_of_the_rfc() {
         assert_eq!(alert_name(AlertDescription::CertificateRequired), "certificate_required");
         assert_eq!(alert_name(AlertDescription::UnknownCA), "unknown_ca");

@@ -64,8 +64,10 @@ impl Application {
                 checks.with_label_values(&[stranger.label(), "refused", answer.label()]);
             }
         }
+        let current = identity.as_ref().map(|(_, current)| current.clone());
         let warn_before = config.identity.expiry_warning.map(|span| span.0);
-        let recorder = Recorder::new(&metrics, identity_metrics, warn_before, config.count);
+        let recorder =
+            Recorder::new(&metrics, identity_metrics, current, warn_before, config.count);
         let health = Health::starting();
         let admin = Admin::bind(&config.metrics, metrics, health.clone())?;
         Ok(Self { config: config.clone(), target, admin, health, identity, recorder, checks })

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, process::ExitCode, time::Duration};
 use chassis::{
     metrics::{HandshakeMetrics, IdentityMetrics, Metrics},
     reason::{Failure, Reason},
-    tls::{expiry::Warner, session::Session},
+    tls::{expiry::Warner, follow::Current, session::Session},
 };
 use hdrhistogram::Histogram;
 use prometheus::{HistogramVec, IntCounterVec};
@@ -24,6 +24,7 @@ pub struct Recorder {
     phases: HistogramVec,
     handshakes: HandshakeMetrics,
     identity: IdentityMetrics,
+    current: Option<Current>,
     expiry: Warner,
     summary: Summary,
 }
@@ -34,6 +35,7 @@ impl Recorder {
     pub fn new(
         metrics: &Metrics,
         identity: IdentityMetrics,
+        current: Option<Current>,
         warn_before: Option<Duration>,
         stop_after: u32,
     ) -> Self {
@@ -60,6 +62,7 @@ impl Recorder {
             ),
             handshakes: HandshakeMetrics::new(metrics),
             identity,
+            current,
             expiry: Warner::new(warn_before),
             summary: Summary::new(stop_after),
         }
@@ -103,7 +106,12 @@ impl Recorder {
             // In TLS 1.3 a client learns of its refusal only when it reads the answer.
             self.handshakes.failed(*reason);
         } else if let Some(session) = session.filter(|_| !trace.kept) {
-            self.handshakes.done(&session);
+            let peer = trace.facts.as_ref().and_then(|facts| facts.peer.clone());
+            let peer = self
+                .current
+                .as_ref()
+                .map_or("none".to_owned(), |current| current.get().label(peer.as_slice()));
+            self.handshakes.done(&session, &peer);
         }
         if let Some((not_before, not_after)) =
             trace.facts.as_ref().and_then(|facts| facts.peer_validity)

@@ -174,6 +174,18 @@ impl Identity {
         })
     }
 
+    /// The holder of `names` as a metric's label: one of the allowed names, or else `other`. A peer
+    /// cannot add to that set, only who writes the configuration can.
+    pub fn label(&self, names: &[Name]) -> String {
+        match names
+            .iter()
+            .find(|name| self.allowed.as_ref().is_some_and(|allowed| allowed.contains(name)))
+        {
+            Some(name) => name.to_string(),
+            None => "other".to_owned(),
+        }
+    }
+
     fn verifier(&self) -> Result<Verifier, Error> {
         let trust = self.trust.as_ref().ok_or(CertificateError::UnknownIssuer)?;
         let time = now();

@@ -212,6 +212,9 @@ fn two_of_ours_speak_tls_1_3_with_the_post_quantum_hybrid() {
     for service in [&ponger, &pinger] {
         service.wait_for_metric(metric, |count| count >= 1.0);
     }
+    let peer = |name| format!("tls_peers_total{{peer=\"{name}\"}}");
+    ponger.wait_for_metric(&peer(PINGER), |count| count >= 1.0);
+    pinger.wait_for_metric(&peer(crate::support::PONGER), |count| count >= 1.0);
 }
 
 #[test]

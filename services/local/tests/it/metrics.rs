@@ -72,3 +72,28 @@ fn each_phase_of_a_ping_is_timed() {
         pinger.wait_for_metric(&metric, |count| count >= 2.0);
     }
 }
+
+#[test]
+fn the_readme_names_every_metric_of_ours_and_no_other() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let pinger = world.pinger(&ponger, "");
+    pinger.wait_for("Got pong");
+    let mut shown = std::collections::BTreeSet::new();
+    for service in [&ponger, &pinger] {
+        let (_, text) = service.admin_get("/metrics");
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        // Those of the process and of the build are the same everywhere.
+        let ours =
+            types.filter(|name| !name.starts_with("process_") && !name.ends_with("_build_info"));
+        shown.extend(ours.map(str::to_owned));
+    }
+    let readme = include_str!("../../../../README.md");
+    let (_, table) = readme.split_once("| metric | what it tells |").expect("the table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let told = rows
+        .flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
+    let told: std::collections::BTreeSet<_> =
+        told.map(|name| name.split('{').next().unwrap_or_default().to_owned()).collect();
+    assert_eq!(shown, told);
+}
