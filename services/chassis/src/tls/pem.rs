@@ -41,7 +41,7 @@ pub fn parse_certificates(
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     let items = items(path, bytes)?;
-    if let Some(label) = labels(bytes).find(|label| UNREAD.contains(&label.as_str())) {
+    if let Some(label) = labels(bytes).find(|label| UNREAD.contains(label)) {
         return Err(Unusable::new(
             path.display(),
             format!("it holds a section `{label}`, which is not read"),
@@ -96,47 +96,49 @@ fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
     };
     // The parser passes over what it does not know as a section's edge, such as a line that was cut
     // in the middle of it. Whoever wrote it meant it.
+    // Nothing of it is quoted but whole labels: it may be a key.
     let mut open = None;
-    for line in bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.trim_ascii_end();
         let words = line.trim_ascii_start();
         if !words.starts_with(b"--") && words != b"-" {
             continue;
         }
-        let line = String::from_utf8_lossy(line);
-        let edge = |kind: &str| {
-            line.strip_prefix(kind).and_then(|rest| rest.strip_suffix("-----")).map(str::to_owned)
-        };
-        match (edge("-----BEGIN "), edge("-----END "), open.take()) {
+        match (label(line, b"-----BEGIN "), label(line, b"-----END "), open.take()) {
             (Some(label), None, None) => open = Some(label),
             (None, Some(label), Some(begun)) if label == begun => {}
             _ => {
-                return Err(cut_short(&format!(
-                    "at `{}`",
-                    line.chars().take(40).collect::<String>()
-                )));
+                return Err(cut_short(&format!("line {}: no whole edge of a section", number + 1)));
             }
         }
     }
     if let Some(label) = open {
         return Err(cut_short(&format!("`{label}` has no end")));
     }
-    rustls_pemfile::read_all(&mut &*bytes).collect::<Result<_, _>>().map_err(|error| {
+    rustls_pemfile::read_all(&mut &*bytes).collect::<Result<_, _>>().map_err(|_| {
         // What stands in the header of such a key is no base64.
         let old = b"Proc-Type: 4,ENCRYPTED";
         if bytes.windows(old.len()).any(|window| window == old) {
             encrypted(path)
         } else {
-            cut_short(&error.to_string())
+            cut_short("a section in it is not base64")
         }
     })
 }
 
+/// The label of a section whose edge of this `kind` is `line`: upper-case words, and no more.
+fn label<'l>(line: &'l [u8], kind: &[u8]) -> Option<&'l str> {
+    let label = line.strip_prefix(kind)?.strip_suffix(b"-----")?;
+    let fits = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
+    let label = label.iter().all(fits).then(|| std::str::from_utf8(label).ok())??;
+    (label.len() <= 40).then_some(label)
+}
+
 /// The labels of the sections of a file whose [`items`] could be read.
-fn labels(bytes: &[u8]) -> impl Iterator<Item = String> {
-    bytes.split(|byte| *byte == b'\n').filter_map(|line| {
-        let label = line.trim_ascii_end().strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")?;
-        Some(String::from_utf8_lossy(label).into_owned())
-    })
+fn labels(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| label(line.trim_ascii_end(), b"-----BEGIN "))
 }
 
 fn encrypted(path: &Path) -> Unusable {

@@ -326,3 +326,36 @@ proptest! {
         prop_assert!(parse_private_key(nowhere(), cut.as_bytes()).is_err());
     }
 }
+
+/// The commonest slips with keys that came through a variable or a template.
+#[test]
+fn no_message_about_a_damaged_key_shows_any_of_it() {
+    let key = key();
+    let secret: String = key.lines().filter(|line| !line.starts_with("--")).collect();
+    let (half, _) = key.split_at(key.len() / 2);
+    for damaged in [
+        key.replace('\n', " "),
+        key.replace('\n', " ").trim_end().to_owned(),
+        key.replace('\n', "\\n"),
+        key.replace('\n', ""),
+        key.replacen('\n', "", 1),
+        key.replacen("-----\n", "----- ", 1),
+        key.replace("-----END", "\n--END"),
+        key.replacen("KEY-----", "KEY", 1),
+        format!("{half}-----END PRIVATE KEY-----"),
+        format!("--{key}"),
+        key.replacen('\n', "\n--", 1),
+        key.replacen('\n', "\n!", 1),
+        key.to_lowercase(),
+    ] {
+        for error in [
+            parse_private_key(nowhere(), damaged.as_bytes()).expect_err(&damaged).to_string(),
+            parse_certificates(nowhere(), damaged.as_bytes()).expect_err(&damaged).to_string(),
+        ] {
+            for window in secret.as_bytes().windows(6) {
+                let part = std::str::from_utf8(window).expect("base64");
+                assert!(!error.contains(part) && !error.contains(&part.to_lowercase()), "{error}");
+            }
+        }
+    }
+}
