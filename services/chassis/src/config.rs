@@ -76,6 +76,16 @@ fn read(file: &Path) -> Result<String, Unusable> {
     })?;
     // Some editors begin a file with a byte order mark, which is no part of its first key.
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    // The parser takes a zero byte for the end of the file, and would pass over what follows it.
+    if let Some(place) =
+        text.find(|letter: char| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t'))
+    {
+        return Err(Unusable::new(
+            file.display(),
+            format!("it holds a control character (byte {place})"),
+        )
+        .cure("write it as plain text"));
+    }
     let blank =
         text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
     if blank {

@@ -723,3 +723,16 @@ fn a_file_that_grows_by_its_aliases_is_refused() {
     }
     refused(text, &["FILE: it has more than 10 aliases"]);
 }
+
+#[test]
+fn nothing_behind_a_zero_byte_is_passed_over() {
+    for control in ['\0', '\u{1b}', '\u{85}', '\u{7}'] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("config.yaml");
+        let text = format!("service: {{port: 1}}\n{control}\nservice: {{port: 2}}\n");
+        fs::write(&file, text).expect("written");
+        let error =
+            load::<Sample>("ponger", &file, std::iter::empty()).expect_err("a control character");
+        assert!(error.to_string().contains("it holds a control character (byte 19)"), "{error}");
+    }
+}
