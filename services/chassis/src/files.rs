@@ -3,8 +3,11 @@
 use std::{
     fs::File,
     io::{ErrorKind, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
+
+use rustix::fs::OFlags;
 
 use crate::unusable::Unusable;
 
@@ -22,15 +25,19 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
         )),
         _ => Unusable::new(thing, error),
     };
-    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+    // Without waiting: opening a pipe would, until someone writes to it.
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(|error| failed(&error))?;
+    let metadata = file.metadata().map_err(|error| failed(&error))?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
         return Err(Unusable::new(thing, format!("it is {kind}")).cure("name a file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(largest + 1).read_to_end(&mut bytes))
-        .map_err(|error| failed(&error))?;
+    file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > largest {
         return Err(Unusable::new(thing, format!("it is larger than {largest} bytes"))
             .cure("this is not the file that is meant"));

@@ -1,31 +1,39 @@
 //! Warnings before a certificate ends: daily, and hourly on its last day.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::clock::{Seconds, now, until, utc};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Warns of one certificate's end, no more often than is useful.
+/// How many certificates' warnings are remembered.
+const MOST_REMEMBERED: usize = 64;
+
+/// Warns of certificates' ends, no more often than is useful.
 #[derive(Debug, Default)]
 pub struct Warner {
     /// How long before the end; `None` for a third of the lifetime.
     before: Option<Duration>,
-    last: Option<(Seconds, bool, Instant)>,
+    /// When each certificate was warned about last, by its end, and whether it had expired: replicas
+    /// have certificates of their own, and take turns.
+    last: BTreeMap<Seconds, (bool, Instant)>,
 }
 
 impl Warner {
     /// Warns from `before` the end on, or from when a third of the lifetime is left.
     pub fn new(before: Option<Duration>) -> Self {
-        Self { before, last: None }
+        Self { before, last: BTreeMap::new() }
     }
 
     /// Logs a warning about `whose` certificate if one is due.
     pub fn look(&mut self, whose: &str, not_before: Seconds, not_after: Seconds) {
         if self.is_due(not_before, not_after) {
             let left = humantime::format_duration(until(not_after));
-            if not_after <= now() {
+            if not_after < now() {
                 tracing::error!(certificate = whose, expired = %utc(not_after), "Certificate has expired");
             } else {
                 tracing::warn!(certificate = whose, expires = %utc(not_after), %left, "Certificate expires soon");
@@ -40,16 +48,15 @@ impl Warner {
             return false;
         }
         let pause = if left < DAY { HOUR } else { DAY };
-        let expired = not_after <= now();
-        match self.last {
-            // A renewed certificate is warned about afresh, and so is one that has just ended.
-            Some((end, was_expired, at))
-                if (end, was_expired) == (not_after, expired) && at.elapsed() < pause =>
-            {
-                false
-            }
+        let expired = not_after < now();
+        match self.last.get(&not_after) {
+            // One that has just ended is warned about afresh.
+            Some((was_expired, at)) if *was_expired == expired && at.elapsed() < pause => false,
             _ => {
-                self.last = Some((not_after, expired, Instant::now()));
+                self.last.insert(not_after, (expired, Instant::now()));
+                if self.last.len() > MOST_REMEMBERED {
+                    self.last.pop_first();
+                }
                 true
             }
         }
@@ -67,6 +74,7 @@ mod tests {
         assert!(warner.is_due(now() - 300, now() + 100));
         assert!(!warner.is_due(now() - 300, now() + 100));
         assert!(warner.is_due(now() - 300, now() + 99), "another certificate");
+        assert!(!warner.is_due(now() - 300, now() + 100), "replicas take turns");
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! was there before stays.
 
 use std::{
-    collections::{BTreeSet, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -31,7 +32,10 @@ use super::{
     name::Name,
     roots::Roots,
 };
-use crate::{config, metrics::IdentityMetrics, unusable::Unusable};
+use crate::{config, files, metrics::IdentityMetrics, unusable::Unusable};
+
+/// None of the files that are followed is larger: they are PEM, or a configuration.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// How long files must lie still before they are read: whoever replaces several is given the time.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -265,9 +269,9 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
 fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
-        match std::fs::read(file) {
+        match files::read(file, LARGEST_FILE) {
             Ok(bytes) => bytes.hash(&mut hasher),
-            Err(error) => format!("{:?}", error.kind()).hash(&mut hasher),
+            Err(error) => error.to_string().hash(&mut hasher),
         }
     }
     hasher.finish()
@@ -276,7 +280,8 @@ fn fingerprint(files: &[PathBuf]) -> u64 {
 /// The folders in which a change of the files shows.
 struct Folders {
     watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
+    /// Each with its device and inode: another folder may have taken its place.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
 }
 
 impl Folders {
@@ -293,7 +298,7 @@ impl Folders {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "Folders cannot be watched; files are read every so often"))
             .ok();
-        Self { watcher, watched: BTreeSet::new() }
+        Self { watcher, watched: BTreeMap::new() }
     }
 
     /// Watches the folders of `files` as they are now; links may lead elsewhere than before.
@@ -302,15 +307,24 @@ impl Folders {
             return;
         };
         let wanted: BTreeSet<_> = files.iter().flat_map(|file| folders_of(file)).collect();
-        for gone in self.watched.difference(&wanted) {
+        let wanted: BTreeMap<_, _> = wanted
+            .into_iter()
+            .filter_map(|folder| {
+                let metadata = std::fs::metadata(&folder).ok()?;
+                Some((folder, (metadata.dev(), metadata.ino())))
+            })
+            .collect();
+        for (gone, _) in
+            self.watched.iter().filter(|(folder, inode)| wanted.get(*folder) != Some(inode))
+        {
             let _ = watcher.unwatch(gone);
         }
-        let mut watched = BTreeSet::new();
-        for folder in wanted {
-            if self.watched.contains(&folder)
+        let mut watched = BTreeMap::new();
+        for (folder, inode) in wanted {
+            if self.watched.get(&folder) == Some(&inode)
                 || watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
             {
-                watched.insert(folder);
+                watched.insert(folder, inode);
             }
         }
         self.watched = watched;
