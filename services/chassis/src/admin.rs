@@ -1,7 +1,10 @@
 //! The admin listener: metrics and probes by plain HTTP, on an `HttpServer` of its own, so that no
 //! load on the service keeps an operator from seeing it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use actix_web::{
     App, HttpResponse, HttpServer,
@@ -59,6 +62,10 @@ impl Admin {
                 .route("/readyz", web::get().to(ready))
         })
         .workers(1)
+        // Few ask here, and briefly: whoever does not shall not use up the descriptors.
+        .max_connections(16)
+        .client_request_timeout(Duration::from_secs(2))
+        .keep_alive(Duration::from_secs(5))
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)?

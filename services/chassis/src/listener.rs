@@ -5,7 +5,7 @@
 //! is ours, and actix is given [`Conn`], a stream that ends when it must.
 
 use std::{
-    cell::Cell,
+    cell::RefCell,
     fmt,
     future::Future,
     io,
@@ -27,7 +27,6 @@ use actix_service::{
 };
 use actix_web::{body::MessageBody, dev::AppConfig};
 use prometheus::{IntCounter, IntGauge};
-use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
@@ -42,9 +41,10 @@ use crate::{
     throttle::Throttle,
     tls::{
         clock::{Seconds, now, until},
+        credentials::Credentials,
         follow::Current,
-        leaf,
-        name::{Name, Names, WrongId},
+        identity::Identity,
+        name::{Name, WrongId},
         session::Session,
     },
     unusable::Unusable,
@@ -234,13 +234,12 @@ impl Gate {
         // Without it, an answer that is written in two pieces waits for an acknowledgement (Nagle).
         let _ = stream.set_nodelay(true);
         let Some((acceptor, current)) = &self.tls else {
-            let peer = Peer { address, session: None, names: None, withdrawn: Cell::new(false) };
-            return Ok((Conn::new(&self, Stream::Plain(stream), peer, place, None), address));
+            let peer = Peer { address, session: None, names: None, opened: None };
+            return Ok((Conn::new(&self, Stream::Plain(stream), peer, place), address));
         };
         // Seen before the handshake: what changes during it is judged again after it.
         let mut current = current.clone();
-        let own_end =
-            current.mark_seen().leaf.as_ref().map_or(Seconds::MAX, |leaf| leaf.facts.not_after);
+        let own = current.mark_seen();
         let handshake = timeout(self.limits.handshake, acceptor.accept(stream).into_fallible());
         let stream = match handshake.await {
             Ok(Ok(stream)) => stream,
@@ -262,34 +261,18 @@ impl Gate {
         };
         let connection = stream.get_ref().1;
         let session = Session::of(connection);
-        let chain: Vec<_> = connection
-            .peer_certificates()
-            .unwrap_or_default()
-            .iter()
-            .map(|der| der.clone().into_owned())
-            .collect();
-        let names = chain.first().map(identify);
+        let credentials = Credentials::new(connection.peer_certificates(), &own);
+        let names = credentials.names().cloned();
         let label = names.as_ref().map_or("none".to_owned(), |names| {
             current.get().label(names.as_deref().unwrap_or_default())
         });
         self.metrics.handshakes.done(&session, &label);
-        let peer_end = chain.iter().filter_map(leaf::validity).map(|(_, end)| end).min();
-        if let Some(end) = peer_end {
+        if let Some((_, end)) = credentials.leaf_validity() {
             self.metrics.identity.peer(end);
         }
-        let credentials = Credentials {
-            names: names.clone(),
-            chain,
-            end: own_end.min(peer_end.unwrap_or(Seconds::MAX)),
-        };
-        let peer = Peer { address, session: Some(session), names, withdrawn: Cell::new(false) };
-        let conn = Conn::new(
-            &self,
-            Stream::Tls(Box::new(stream)),
-            peer,
-            place,
-            Some((current, credentials)),
-        );
+        let opened = Some(Opened { credentials, current, held: RefCell::default() });
+        let peer = Peer { address, session: Some(session), names, opened };
+        let conn = Conn::new(&self, Stream::Tls(Box::new(stream)), peer, place);
         Ok((conn, address))
     }
 
@@ -315,11 +298,6 @@ impl Gate {
             );
         }
     }
-}
-
-/// Reads who the holder of a verified leaf is.
-fn identify(leaf: &CertificateDer<'_>) -> Result<Vec<Name>, WrongId> {
-    Names::of(leaf).map_err(|_| WrongId::Unreadable)?.identity()
 }
 
 /// Reads and drops what the client still sends, for a moment. If a socket is closed with bytes
@@ -369,53 +347,57 @@ pub struct Peer {
     pub session: Option<Session>,
     /// Who the client's certificate says that it is; `None` without a certificate.
     pub names: Option<Result<Vec<Name>, WrongId>>,
-    withdrawn: Cell<bool>,
+    opened: Option<Opened>,
 }
 
 impl Peer {
-    /// Whether what let this peer in has ended since: its certificate, its root, or its name's place
-    /// among the allowed ones.
-    pub fn is_withdrawn(&self) -> bool {
-        self.withdrawn.get()
+    /// Whether what let this peer in still holds: its certificate, its root, its name's place among
+    /// the allowed ones, and our own certificate. Asked at each request, since many may have been
+    /// read before the connection could be ended.
+    pub fn holds(&self) -> bool {
+        self.opened.as_ref().is_none_or(Opened::holds)
     }
 }
 
-/// What a connection was opened with.
-struct Credentials {
-    chain: Vec<CertificateDer<'static>>,
-    names: Option<Result<Vec<Name>, WrongId>>,
-    /// When the first of the certificates at either end expires.
-    end: Seconds,
+/// What a connection was opened with, and what is held against it.
+#[derive(Debug)]
+struct Opened {
+    credentials: Credentials,
+    current: Current,
+    /// The identity by which they were found to hold, and until when.
+    held: RefCell<Option<(Arc<Identity>, Seconds)>>,
 }
 
-impl Credentials {
-    /// Whether a client with them would be let in again now.
-    fn hold(&self, current: &Current) -> bool {
-        let identity = current.get();
-        match &self.names {
-            None => true,
-            Some(Err(_)) => false,
-            Some(Ok(names)) => {
-                identity.verify_client(&self.chain).is_ok() && identity.admit(names).is_ok()
-            }
+impl Opened {
+    fn holds(&self) -> bool {
+        let (identity, time) = (self.current.get(), now());
+        let mut held = self.held.borrow_mut();
+        if held.as_ref().is_some_and(|(by, until)| Arc::ptr_eq(by, &identity) && time < *until) {
+            return true;
         }
+        let holds = self.credentials.hold_for_client(&identity, time);
+        let next = self.credentials.next_change(&identity, time);
+        *held = holds.then_some((identity, next));
+        holds
     }
 
-    /// Waits until they no longer hold.
-    async fn withdrawn(self, mut current: Current) {
-        loop {
-            let next = current.get().roots().map_or(Seconds::MAX, |roots| roots.next_change(now()));
+    /// Waits until they hold no longer.
+    async fn withdrawn(&self) {
+        let mut current = self.current.clone();
+        while self.holds() {
+            let next = self.credentials.next_change(&current.get(), now());
             // A sleep does not see that the clock was set, so it is never a long one.
-            let pause =
-                until(self.end.min(next)).clamp(Duration::from_millis(20), Duration::from_secs(60));
+            let pause = until(next).clamp(Duration::from_millis(20), Duration::from_secs(60));
             tokio::select! {
                 () = current.changed() => {}
                 () = sleep(pause) => {}
             }
-            if now() >= self.end || !self.hold(&current) {
-                return;
-            }
         }
+        let peer = self.credentials.names().and_then(|names| names.as_ref().ok()?.first());
+        tracing::info!(
+            peer = peer.map(tracing::field::display),
+            "Connection ends: what it was opened with holds no longer"
+        );
     }
 }
 
@@ -434,10 +416,12 @@ pub struct Conn {
     peer: Rc<Peer>,
     ending: Pin<Box<dyn Future<Output = End>>>,
     ended: Option<End>,
-    /// Fires when nothing could be written for `patience`: whoever sends a request byte by byte, or
-    /// never reads its answers, does not hold a place for ever.
+    /// Fires when a request is not whole in time, and when nothing could be written for too long:
+    /// whoever sends byte by byte, or never reads its answers, does not hold a place for ever.
     stall: Pin<Box<Sleep>>,
-    patience: Duration,
+    /// Whether something was read since something was last written.
+    in_request: bool,
+    limits: Limits,
     _place: Place,
 }
 
@@ -447,18 +431,14 @@ enum Stream {
 }
 
 impl Conn {
-    fn new(
-        gate: &Gate,
-        stream: Stream,
-        peer: Peer,
-        place: Place,
-        opened: Option<(Current, Credentials)>,
-    ) -> Self {
+    fn new(gate: &Gate, stream: Stream, peer: Peer, place: Place) -> Self {
         let mut stopping = gate.stopping.subscribe();
+        let peer = Rc::new(peer);
+        let ending_peer = Rc::clone(&peer);
         let ending = Box::pin(async move {
             let withdrawn = async {
-                match opened {
-                    Some((current, credentials)) => credentials.withdrawn(current).await,
+                match &ending_peer.opened {
+                    Some(opened) => opened.withdrawn().await,
                     None => std::future::pending().await,
                 }
             };
@@ -468,9 +448,15 @@ impl Conn {
                 () = withdrawn => End::Withdrawn,
             }
         });
-        let patience = gate.limits.request + gate.limits.idle;
-        let stall = Box::pin(sleep(patience));
-        Self { stream, peer: Rc::new(peer), ending, ended: None, stall, patience, _place: place }
+        let limits = gate.limits;
+        // For the first head actix has a time-out of its own, and an answer for it: that comes first.
+        let stall = Box::pin(sleep(limits.request + Duration::from_secs(1)));
+        Self { stream, peer, ending, ended: None, stall, in_request: true, limits, _place: place }
+    }
+
+    /// Gives the peer `time` from now on.
+    fn allow(&mut self, time: Duration) {
+        self.stall.as_mut().reset(Instant::now() + time);
     }
 
     fn stalled(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -492,16 +478,20 @@ impl AsyncRead for Conn {
             && let Poll::Ready(end) = conn.ending.as_mut().poll(cx)
         {
             conn.ended = Some(end);
-            conn.peer.withdrawn.set(end == End::Withdrawn);
         }
         if conn.ended == Some(End::Withdrawn) {
             return Poll::Ready(Ok(()));
         }
         conn.stalled(cx)?;
+        let before = buffer.filled().len();
         let read = match &mut conn.stream {
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
+        if buffer.filled().len() > before && !conn.in_request {
+            conn.in_request = true;
+            conn.allow(conn.limits.request);
+        }
         match read {
             // Stopping: what has already arrived is still answered, and nothing is waited for.
             Poll::Pending if conn.ended == Some(End::Stopping) => Poll::Ready(Ok(())),
@@ -521,8 +511,10 @@ impl AsyncWrite for Conn {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         if let Poll::Ready(Ok(1..)) = written {
-            let next = Instant::now() + self.patience;
-            self.stall.as_mut().reset(next);
+            self.in_request = false;
+            // For idleness actix has a time-out of its own, which comes first.
+            let time = self.limits.idle + self.limits.request;
+            self.allow(time);
         } else {
             self.stalled(cx)?;
         }

@@ -13,10 +13,12 @@
 //! - [`follow`]: notices changes on disk and publishes the current identity
 //! - [`server`], [`client`]: rustls configurations that ask the current identity at each handshake
 //! - [`session`]: what two peers agreed upon
+//! - [`credentials`]: what a connection was opened with, and for how long that holds
 //! - [`expiry`]: warnings before a certificate ends
 
 pub mod client;
 pub mod clock;
+pub mod credentials;
 pub mod expiry;
 pub mod follow;
 pub mod identity;

@@ -1,6 +1,10 @@
 //! pinger as a whole: bind, reveal the port, ping until asked to stop.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use actix_rt::time::{sleep, timeout};
 use anyhow::{Context as _, bail};
@@ -12,7 +16,7 @@ use chassis::{
     telemetry,
     tls::{
         client,
-        clock::until,
+        clock::{Seconds, now, until},
         follow::{Current, Follower, follow_sources},
         leaf::Purpose,
     },
@@ -136,41 +140,46 @@ impl Way {
         let tls = match &mut self.current {
             Some(current) => {
                 current.mark_seen();
-                Some(Arc::new(client::config(current, self.config.ponger.min_tls_version)?))
+                let config = client::config(current, self.config.ponger.min_tls_version)?;
+                Some((config, current.clone()))
             }
             None => None,
         };
         Ok(Pinger::new(&self.target, tls, &self.config))
     }
 
-    /// Waits until the connections that `pinger` keeps may no longer be used: the identity was
-    /// replaced, or a certificate is about to end.
+    /// Waits until the connection that `pinger` keeps may no longer be used: the identity was
+    /// replaced, or what the connection was opened with does not hold for as long as a ping may take.
     async fn outdated(&mut self, pinger: &Pinger) {
-        let own_end = self
-            .current
-            .as_ref()
-            .and_then(|current| Some(current.get().leaf.as_ref()?.facts.not_after));
-        // A ping that begins now may still be under way at the end.
-        let left = |end| until(end).checked_sub(self.config.timeout.0);
-        let ends = [own_end, pinger.connection_end()];
-        let soonest = ends.into_iter().flatten().filter_map(left).min();
-        let expires = async {
-            match soonest {
-                Some(left) => sleep(left).await,
-                None => std::future::pending().await,
-            }
+        let (Some(current), Some(name)) = (&mut self.current, &self.target.tls) else {
+            return std::future::pending().await;
         };
-        let replaced = async {
-            match &mut self.current {
-                Some(current) => current.changed().await,
-                None => std::future::pending().await,
+        let kept = pinger.credentials();
+        loop {
+            if current.has_changed() {
+                return;
             }
-        };
-        tokio::select! {
-            () = expires => {}
-            () = replaced => {}
+            let last_moment = now() + seconds(self.config.timeout.0);
+            let identity = current.get();
+            let pause = match &kept {
+                Some(kept) if !kept.hold_for_server(&identity, name, last_moment) => return,
+                Some(kept) => {
+                    until(kept.next_change(&identity, last_moment) - (last_moment - now()))
+                }
+                None => Duration::MAX,
+            };
+            // A sleep does not see that the clock was set, so it is never a long one.
+            tokio::select! {
+                () = current.changed() => return,
+                () = sleep(pause.clamp(Duration::from_millis(20), Duration::from_secs(60))) => {}
+            }
         }
     }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(duration: Duration) -> Seconds {
+    Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX / 4).saturating_add(1)
 }
 
 async fn ping_until_stopped(
@@ -185,8 +194,10 @@ async fn ping_until_stopped(
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                () = &mut pause => break,
+                // Before a ping that is due: it must not take a connection that is not to be used.
+                biased;
                 () = way.outdated(&pinger), if pinger.keeps() => pinger = way.pinger()?,
+                () = &mut pause => break,
                 signal = stop.requested() => {
                     tracing::info!(signal, "Stopping");
                     return Ok(());
@@ -225,19 +236,24 @@ async fn knock(
 ) {
     loop {
         sleep(config.refusal.interval.0).await;
-        let mut was_let_in = false;
+        let mut answers = Vec::new();
         for stranger in Stranger::ALL {
             let tls = match stranger.config(&current, config.ponger.min_tls_version) {
-                Ok(tls) => Arc::new(tls),
+                Ok(tls) => (tls, current.clone()),
                 Err(error) => {
                     tracing::error!(%error, stranger = stranger.label(), "A stranger could not be made");
                     continue;
                 }
             };
             let outcome = Pinger::once(&target, Some(tls), &config).ping().await;
-            was_let_in |= stranger::record(&checks, stranger, &outcome) == Answer::Accepted;
+            answers.push(stranger::record(&checks, stranger, &outcome));
         }
-        health.set("a stranger was let in", was_let_in && config.refusal.not_ready);
+        // Where it could not be found out, what was known stays.
+        if answers.contains(&Answer::Accepted) {
+            health.set("a stranger was let in", config.refusal.not_ready);
+        } else if answers.iter().all(|answer| *answer == Answer::Refused) {
+            health.set("a stranger was let in", false);
+        }
     }
 }
 

@@ -17,14 +17,15 @@ use awc::{
 };
 use chassis::{
     reason::{Failure, Reason},
-    tls::{clock::Seconds, name::printable},
+    tls::{credentials::Credentials, follow::Current, name::printable},
 };
 use rustls::ClientConfig;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::{
     config::{Config, Target},
-    wire::{Trace, Wire},
+    wire::{Tls, Trace, Wire},
 };
 
 /// An answer is four bytes; whatever is longer than this is not one.
@@ -59,23 +60,28 @@ impl std::fmt::Debug for Pinger {
 
 impl Pinger {
     /// One that goes to `target` as `config` says, by `tls` if the target asks for TLS.
-    pub fn new(target: &Target, tls: Option<Arc<ClientConfig>>, config: &Config) -> Self {
+    pub fn new(target: &Target, tls: Option<(ClientConfig, Current)>, config: &Config) -> Self {
         Self::with_keep_alive(target, tls, config, config.ponger.keep_alive.0)
     }
 
     /// As [`Pinger::new`], keeping no connection.
-    pub fn once(target: &Target, tls: Option<Arc<ClientConfig>>, config: &Config) -> Self {
+    pub fn once(target: &Target, tls: Option<(ClientConfig, Current)>, config: &Config) -> Self {
         Self::with_keep_alive(target, tls, config, Duration::ZERO)
     }
 
     fn with_keep_alive(
         target: &Target,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<(ClientConfig, Current)>,
         config: &Config,
         keep_alive: Duration,
     ) -> Self {
         let Target { host, port, path, tls: name } = target;
-        let wire = Wire::new(host.clone(), *port, tls.zip(name.clone()), config.connect_timeout.0);
+        let tls = tls.zip(name.clone()).map(|((config, current), name)| Tls {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+            current,
+        });
+        let wire = Wire::new(host.clone(), *port, tls, config.connect_timeout.0);
         let http = awc::Client::builder()
             .connector(
                 Connector::new()
@@ -170,13 +176,12 @@ impl Pinger {
             return failure;
         }
         match error {
-            SendRequestError::Response(ParseError::Incomplete | ParseError::Io(_)) => {
-                Failure::new(Reason::Reset, "ponger closed the connection before it answered")
-            }
-            SendRequestError::Response(error) => {
+            SendRequestError::Response(error)
+                if !matches!(error, ParseError::Incomplete | ParseError::Io(_)) =>
+            {
                 Failure::new(Reason::Body, format!("ponger's answer is not HTTP/1.1: {error}"))
             }
-            error => Failure::new(Reason::Reset, error),
+            _ => Failure::new(Reason::Reset, "ponger closed the connection before it answered"),
         }
     }
 
@@ -204,10 +209,9 @@ impl Pinger {
         self.keeps
     }
 
-    /// When the first certificate of the last ping's connection ends, should one be kept.
-    pub fn connection_end(&self) -> Option<Seconds> {
-        let facts = self.wire.trace().facts?;
-        facts.peer_validity.map(|(_, end)| end)
+    /// What the connection was opened with that the last ping took.
+    pub fn credentials(&self) -> Option<Credentials> {
+        self.wire.trace().facts.map(|facts| facts.credentials)
     }
 }
 

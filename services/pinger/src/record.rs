@@ -106,15 +106,15 @@ impl Recorder {
             // In TLS 1.3 a client learns of its refusal only when it reads the answer.
             self.handshakes.failed(*reason);
         } else if let Some(session) = session.filter(|_| !trace.kept) {
-            let peer = trace.facts.as_ref().and_then(|facts| facts.peer.clone());
-            let peer = self
-                .current
-                .as_ref()
-                .map_or("none".to_owned(), |current| current.get().label(peer.as_slice()));
+            let names =
+                trace.facts.as_ref().and_then(|facts| facts.credentials.names()?.as_deref().ok());
+            let peer = self.current.as_ref().map_or("none".to_owned(), |current| {
+                current.get().label(names.unwrap_or_default())
+            });
             self.handshakes.done(&session, &peer);
         }
         if let Some((not_before, not_after)) =
-            trace.facts.as_ref().and_then(|facts| facts.peer_validity)
+            trace.facts.as_ref().and_then(|facts| facts.credentials.leaf_validity())
         {
             self.identity.peer(not_after);
             self.expiry.look("ponger's", not_before, not_after);
@@ -134,7 +134,7 @@ fn log_pong(seq: u64, outcome: &Outcome) {
         tracing::info!(seq, ms, "Got pong");
         return;
     }
-    let Facts { address, session, peer, .. } = outcome.trace.facts.clone().unwrap_or_default();
+    let Facts { address, session, credentials } = outcome.trace.facts.clone().unwrap_or_default();
     let Session { version, cipher, group, kind } =
         session.unwrap_or(Session { version: "none", cipher: "none", group: "none", kind: "none" });
     let phase = |wanted| {
@@ -145,7 +145,10 @@ fn log_pong(seq: u64, outcome: &Outcome) {
         seq,
         ms,
         address = address.map(tracing::field::display),
-        peer = peer.map(tracing::field::display),
+        peer = credentials
+            .names()
+            .and_then(|names| names.as_ref().ok()?.first())
+            .map(tracing::field::display),
         version,
         cipher,
         group,

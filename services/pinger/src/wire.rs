@@ -14,7 +14,6 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -25,14 +24,9 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use chassis::{
     reason::{Failure, Reason},
-    tls::{
-        clock::Seconds,
-        leaf,
-        name::{Name, Names},
-        session::Session,
-    },
+    tls::{credentials::Credentials, follow::Current, session::Session},
 };
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::lookup_host,
@@ -86,10 +80,8 @@ pub struct Facts {
     pub address: Option<SocketAddr>,
     /// What the handshake agreed upon; `None` without TLS.
     pub session: Option<Session>,
-    /// Who ponger's certificate says that it is.
-    pub peer: Option<Name>,
-    /// The validity of ponger's leaf.
-    pub peer_validity: Option<(Seconds, Seconds)>,
+    /// What the connection was opened with.
+    pub credentials: Credentials,
 }
 
 /// What is noted of one ping on its way.
@@ -129,6 +121,17 @@ impl Trace {
     }
 }
 
+/// What a handshake takes.
+#[derive(Clone)]
+pub struct Tls {
+    /// Makes the handshake.
+    pub connector: TlsConnector,
+    /// The name that ponger's certificate must be for.
+    pub name: ServerName<'static>,
+    /// Our identity, of this moment.
+    pub current: Current,
+}
+
 /// awc's connector, and the notes on the one ping that is under way.
 #[derive(Clone)]
 pub struct Wire(Rc<Inner>);
@@ -136,7 +139,7 @@ pub struct Wire(Rc<Inner>);
 struct Inner {
     host: String,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
     connect_timeout: Duration,
     trace: RefCell<Trace>,
 }
@@ -152,13 +155,7 @@ impl fmt::Debug for Wire {
 
 impl Wire {
     /// The way to `host` and `port`, by TLS unless `tls` is `None`.
-    pub fn new(
-        host: String,
-        port: u16,
-        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-        connect_timeout: Duration,
-    ) -> Self {
-        let tls = tls.map(|(config, name)| (TlsConnector::from(config), name));
+    pub fn new(host: String, port: u16, tls: Option<Tls>, connect_timeout: Duration) -> Self {
         Self(Rc::new(Inner { host, port, tls, connect_timeout, trace: RefCell::default() }))
     }
 
@@ -176,6 +173,8 @@ impl Wire {
 
     async fn connect(self) -> Result<Stream, Failure> {
         let inner = &self.0;
+        // A kept connection that turned out to be dead is not this ping's failure.
+        *inner.trace.borrow_mut() = Trace::default();
         inner.trace.borrow_mut().enter(Phase::Resolve);
         let addresses = self.resolve().await?;
         inner.trace.borrow_mut().enter(Phase::Connect);
@@ -183,23 +182,19 @@ impl Wire {
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
         let _ = tcp.set_nodelay(true);
         let mut facts = Facts { address: tcp.peer_addr().ok(), ..Facts::default() };
-        let Some((connector, name)) = &inner.tls else {
+        let Some(Tls { connector, name, current }) = &inner.tls else {
             inner.trace.borrow_mut().facts = Some(facts.clone());
             return Ok(Stream { kind: Kind::Plain(tcp), facts, wire: self });
         };
         inner.trace.borrow_mut().enter(Phase::Tls);
+        let own = current.get();
         let tls = connector
             .connect(name.clone(), tcp)
             .await
             .map_err(|error| Failure::of_stream("ponger", &error))?;
         let connection = tls.get_ref().1;
         facts.session = Some(Session::of(connection));
-        if let Some(certificate) = connection.peer_certificates().and_then(<[_]>::first) {
-            facts.peer_validity = leaf::validity(certificate);
-            facts.peer = Names::of(certificate)
-                .ok()
-                .and_then(|names| names.identity().ok()?.into_iter().next());
-        }
+        facts.credentials = Credentials::new(connection.peer_certificates(), &own);
         inner.trace.borrow_mut().leave();
         inner.trace.borrow_mut().facts = Some(facts.clone());
         Ok(Stream { kind: Kind::Tls(Box::new(tls)), facts, wire: self })

@@ -129,7 +129,7 @@ impl Door {
         let Rule::Admitted { current, anonymous } = &self.rule else {
             return Verdict::Anonymous;
         };
-        if peer.is_withdrawn() {
+        if !peer.holds() {
             return Verdict::Withdrawn;
         }
         match &peer.names {

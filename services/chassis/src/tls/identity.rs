@@ -1,6 +1,6 @@
 //! Who we are, whom we trust and whom we let in: one unit, which judges peers.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, Error, OtherError,
@@ -121,10 +121,18 @@ impl Identity {
     /// # Errors
     /// What is wrong with it, as rustls tells the peer.
     pub fn verify_client(&self, chain: Chain<'_>) -> Result<(), Error> {
+        self.verify_client_at(chain, now())
+    }
+
+    /// [`Identity::verify_client`] at another time than now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_client_at(&self, chain: Chain<'_>, time: Seconds) -> Result<(), Error> {
         let (leaf, intermediates) = split(chain)?;
-        match self.verifier()? {
+        match self.verifier(time)? {
             Verifier::OfClients(verifier) => {
-                verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).map(|_| ())
+                verifier.verify_client_cert(leaf, intermediates, unix(time)).map(|_| ())
             }
             Verifier::OfServers(_) => {
                 Err(Error::General("a client's certificate at a client".into()))
@@ -138,10 +146,23 @@ impl Identity {
     /// # Errors
     /// What is wrong with it, as rustls tells the peer.
     pub fn verify_server(&self, chain: Chain<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+        self.verify_server_at(chain, name, now())
+    }
+
+    /// [`Identity::verify_server`] at another time than now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_server_at(
+        &self,
+        chain: Chain<'_>,
+        name: &ServerName<'_>,
+        time: Seconds,
+    ) -> Result<(), Error> {
         let (leaf, intermediates) = split(chain)?;
-        match self.verifier()? {
+        match self.verifier(time)? {
             Verifier::OfServers(verifier) => {
-                verifier.verify_server_cert(leaf, intermediates, name, &[], UnixTime::now())?;
+                verifier.verify_server_cert(leaf, intermediates, name, &[], unix(time))?;
             }
             Verifier::OfClients(_) => {
                 return Err(Error::General("a server's certificate at a server".into()));
@@ -186,9 +207,8 @@ impl Identity {
         }
     }
 
-    fn verifier(&self) -> Result<Verifier, Error> {
+    fn verifier(&self, time: Seconds) -> Result<Verifier, Error> {
         let trust = self.trust.as_ref().ok_or(CertificateError::UnknownIssuer)?;
-        let time = now();
         if time < trust.stale_from {
             return Ok(trust.verifier.clone());
         }
@@ -221,6 +241,10 @@ impl Verifier {
         };
         Self::new(roots, purpose, time)
     }
+}
+
+fn unix(time: Seconds) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or(0)))
 }
 
 fn split<'c>(chain: Chain<'c>) -> Result<(&'c CertificateDer<'c>, Chain<'c>), Error> {

@@ -168,7 +168,7 @@ fn valid_now(
 ) -> Result<(Seconds, Seconds), Unusable> {
     let validity = certificate.validity();
     let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    if not_after <= now() {
+    if not_after < now() {
         let cause = format!("{thing} expired at {}", utc(not_after));
         return Err(Unusable::new(file.display(), cause).cure("renew it"));
     }

@@ -20,7 +20,7 @@ struct Root {
 
 impl Root {
     fn is_valid(&self, now: Seconds) -> bool {
-        self.not_before <= now && now < self.not_after
+        self.not_before <= now && now <= self.not_after
     }
 }
 
@@ -66,7 +66,7 @@ impl Roots {
         let roots = Self(roots);
         if roots.valid(now()).next().is_none() {
             let latest = roots.0.iter().map(|root| root.not_after).max().unwrap_or_default();
-            let cause = if latest <= now() {
+            let cause = if latest < now() {
                 format!("every root in it has expired, the last at {}", utc(latest))
             } else {
                 "no root in it is valid yet".to_owned()
@@ -114,7 +114,7 @@ impl Roots {
     pub fn next_change(&self, time: Seconds) -> Seconds {
         self.0
             .iter()
-            .flat_map(|root| [root.not_before, root.not_after])
+            .flat_map(|root| [root.not_before, root.not_after.saturating_add(1)])
             .filter(|change| *change > time)
             .min()
             .unwrap_or(Seconds::MAX)

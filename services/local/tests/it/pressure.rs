@@ -222,8 +222,11 @@ fn connections_above_the_cap_are_shed_and_counted_and_said_once_a_second_at_most
     let lines = ponger.count("Too many connections, shedding");
     assert!(lines >= 1 && lines as u64 <= began.elapsed().as_secs() + 1, "{lines}");
     drop(held);
-    ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
-    assert_eq!(world.good_client().get(address, "/ping").expect("an answer").2, "pong");
+    // What waits to be accepted is still shed for a moment.
+    let client = world.good_client();
+    wait_until("it recovers", || {
+        client.get(address, "/ping").ok().filter(|answer| answer.2 == "pong")
+    });
 }
 
 #[test]
@@ -238,6 +241,9 @@ fn at_the_limit_of_descriptors_ponger_says_so_sheds_and_recovers() {
     // Operators still get in.
     assert_eq!(ponger.admin_get("/livez").0, 200);
     drop(held);
-    ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
-    assert_eq!(world.good_client().get(address, "/ping").expect("an answer").2, "pong");
+    // What waits to be accepted is still shed for a moment.
+    let client = world.good_client();
+    wait_until("it recovers", || {
+        client.get(address, "/ping").ok().filter(|answer| answer.2 == "pong")
+    });
 }

@@ -54,12 +54,14 @@ impl World {
     /// ponger's configuration: mutual TLS, pinger allowed, free ports; `more` goes below `service`.
     pub(crate) fn ponger_config(&self, more: &str) -> PathBuf {
         let folder = self.folder.path().display();
+        // So long that nothing ends by being idle that should have ended for another reason.
+        let idle = if more.contains("idleTimeout") { "" } else { "  idleTimeout: 1h\n" };
         self.write(
             "ponger.yaml",
             &format!(
                 "service:\n  host: 127.0.0.1\n  port: 0\n  tlsCertificate: {folder}/ponger/tls.crt\n  \
                  tlsPrivateKey: {folder}/ponger/tls.key\n  clientCa: {folder}/ca.crt\n  \
-                 allowedClients: [{PINGER}]\n  drainDelay: 0s\n{more}\
+                 allowedClients: [{PINGER}]\n  drainDelay: 0s\n{idle}{more}\
                  metrics: {{host: 127.0.0.1, port: 0}}\nidentity: {{pollInterval: 500ms}}\nlog: {{level: debug}}\n"
             ),
         )
