@@ -270,7 +270,8 @@ impl Gate {
         if let Some((_, end)) = credentials.leaf_validity() {
             self.metrics.identity.peer(end);
         }
-        let opened = Some(Opened { credentials, current, held: RefCell::default() });
+        let was_admitted = credentials.are_admitted(&own);
+        let opened = Some(Opened { credentials, was_admitted, current, held: RefCell::default() });
         let peer = Peer { address, session: Some(session), names, opened };
         let conn = Conn::new(&self, Stream::Tls(Box::new(stream)), peer, place);
         Ok((conn, address))
@@ -363,6 +364,8 @@ impl Peer {
 #[derive(Debug)]
 struct Opened {
     credentials: Credentials,
+    /// Whether its name was an allowed one, and can so be one no longer.
+    was_admitted: bool,
     current: Current,
     /// The identity by which they were found to hold, and until when.
     held: RefCell<Option<(Arc<Identity>, Seconds)>>,
@@ -375,7 +378,8 @@ impl Opened {
         if held.as_ref().is_some_and(|(by, until)| Arc::ptr_eq(by, &identity) && time < *until) {
             return true;
         }
-        let holds = self.credentials.hold_for_client(&identity, time);
+        let holds = self.credentials.hold_for_client(&identity, time)
+            && (!self.was_admitted || self.credentials.are_admitted(&identity));
         let next = self.credentials.next_change(&identity, time);
         *held = holds.then_some((identity, next));
         holds

@@ -42,18 +42,17 @@ impl Credentials {
         self.chain.first().and_then(leaf::validity)
     }
 
-    /// Whether a client with them would be let in at `time`. The names are judged only where the
-    /// client showed any: whether it must is another's question.
+    /// Whether a handshake of a client with them would succeed at `time`. Whether a client must show
+    /// a certificate, and whether its name is allowed, are other questions.
     pub fn hold_for_client(&self, identity: &Identity, time: Seconds) -> bool {
-        let peer_holds = match &self.names {
-            None => true,
-            Some(Err(_)) => false,
-            Some(Ok(names)) => {
-                identity.verify_client_at(&self.chain, time).is_ok()
-                    && identity.admit(names).is_ok()
-            }
-        };
+        let peer_holds =
+            self.chain.is_empty() || identity.verify_client_at(&self.chain, time).is_ok();
         peer_holds && self.own_holds(time)
+    }
+
+    /// Whether the names in them are allowed ones.
+    pub fn are_admitted(&self, identity: &Identity) -> bool {
+        matches!(&self.names, Some(Ok(names)) if identity.admit(names).is_ok())
     }
 
     /// Whether a server with them would be spoken to at `time` under the name `name`.
