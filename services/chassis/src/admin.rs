@@ -34,7 +34,6 @@ impl Admin {
         metrics: Metrics,
         health: Health,
     ) -> Result<Self, Unusable> {
-        settings.check()?;
         let listener = bind(settings.host, settings.port, "metrics.host and metrics.port")?;
         Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, health })
     }

@@ -23,7 +23,8 @@ impl Cli {
         let prefix = service.to_uppercase();
         let command = Self::command().name(service).about(about).version(version).after_help(format!(
             "Every key of the configuration is also an environment variable, such as {prefix}__METRICS__PORT.\n\
-             Exit codes: 0 stopped as asked, 78 something in the configuration cannot be used."
+             Exit codes: 0 stopped as asked, 1 failed on the way, 2 unknown flag, 78 something in the\n\
+             configuration cannot be used."
         ));
         Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
     }

@@ -68,7 +68,7 @@ where
 
 fn read(file: &Path) -> Result<String, Unusable> {
     let bytes = crate::files::read(file, LARGEST_FILE)
-        .map_err(|error| error.cure("name the configuration file with --config FILE"))?;
+        .map_err(|error| error.or_cure("name the configuration file with --config FILE"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
         Unusable::new(file.display(), format!("it is not UTF-8 text (byte {place})"))
@@ -133,7 +133,7 @@ fn from_file<'k>(
         };
         // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
         let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
-        Unusable::new(file.display(), cause)
+        Unusable::new(file.display(), cause).cure("mend the YAML; the README has an example")
     })?;
     let mut found = Vec::new();
     walk(keys, file, "", tree, &mut found)?;

@@ -34,7 +34,7 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
     let metadata = file.metadata().map_err(|error| failed(&error))?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
-        return Err(Unusable::new(thing, format!("it is {kind}")).cure("name a file"));
+        return Err(Unusable::new(thing, format!("it is {kind}")));
     }
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;

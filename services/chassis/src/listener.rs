@@ -95,6 +95,12 @@ impl Limits {
 
 const SPARE_DESCRIPTORS: usize = 32;
 
+/// How long a withdrawn peer may take to read the answer to its last request.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long a request may be on its way when the service stops.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// A listener's state, shared by all of its workers.
 pub struct Gate {
     tls: Option<(TlsAcceptor, Current)>,
@@ -420,11 +426,17 @@ pub struct Conn {
     peer: Rc<Peer>,
     ending: Pin<Box<dyn Future<Output = End>>>,
     ended: Option<End>,
+    /// How long a connection without a request is still listened to after the stop.
+    grace: Option<Pin<Box<Sleep>>>,
     /// Fires when a request is not whole in time, and when nothing could be written for too long:
     /// whoever sends byte by byte, or never reads its answers, does not hold a place for ever.
     stall: Pin<Box<Sleep>>,
     /// Whether something was read since something was last written.
     in_request: bool,
+    /// Whether the peer did not take what was last written to it.
+    blocked: bool,
+    /// Whether reading waits for that.
+    read_waits: bool,
     limits: Limits,
     _place: Place,
 }
@@ -455,12 +467,45 @@ impl Conn {
         let limits = gate.limits;
         // For the first head actix has a time-out of its own, and an answer for it: that comes first.
         let stall = Box::pin(sleep(limits.request + Duration::from_secs(1)));
-        Self { stream, peer, ending, ended: None, stall, in_request: true, limits, _place: place }
+        Self {
+            stream,
+            peer,
+            ending,
+            ended: None,
+            grace: None,
+            stall,
+            in_request: false,
+            blocked: false,
+            read_waits: false,
+            limits,
+            _place: place,
+        }
     }
 
     /// Gives the peer `time` from now on.
     fn allow(&mut self, time: Duration) {
         self.stall.as_mut().reset(Instant::now() + time);
+    }
+
+    /// Looks whether the connection shall end. A withdrawn peer that does not read its last answer is
+    /// not waited for.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) {
+        if self.ended.is_none()
+            && let Poll::Ready(end) = self.ending.as_mut().poll(cx)
+        {
+            self.ended = Some(end);
+            if end == End::Withdrawn {
+                self.allow(LAST_ANSWER);
+            }
+        }
+    }
+
+    /// Notes whether the peer takes what is written.
+    fn note_written<T>(&mut self, cx: &Context<'_>, written: &Poll<io::Result<T>>) {
+        self.blocked = written.is_pending();
+        if !self.blocked && std::mem::take(&mut self.read_waits) {
+            cx.waker().wake_by_ref();
+        }
     }
 
     fn stalled(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -478,13 +523,15 @@ impl AsyncRead for Conn {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let conn = &mut *self;
-        if conn.ended.is_none()
-            && let Poll::Ready(end) = conn.ending.as_mut().poll(cx)
-        {
-            conn.ended = Some(end);
-        }
+        conn.poll_ending(cx);
         if conn.ended == Some(End::Withdrawn) {
             return Poll::Ready(Ok(()));
+        }
+        if conn.blocked {
+            // Whoever does not read its answers is not read from: they would pile up here.
+            conn.read_waits = true;
+            conn.stalled(cx)?;
+            return Poll::Pending;
         }
         conn.stalled(cx)?;
         let before = buffer.filled().len();
@@ -496,11 +543,13 @@ impl AsyncRead for Conn {
             conn.in_request = true;
             conn.allow(conn.limits.request);
         }
-        match read {
-            // Stopping: what has already arrived is still answered, and nothing is waited for.
-            Poll::Pending if conn.ended == Some(End::Stopping) => Poll::Ready(Ok(())),
-            read => read,
+        // Stopping: a request that has begun is waited for, within the drain's bound; one that may be
+        // on its way, for a moment.
+        if read.is_pending() && conn.ended == Some(End::Stopping) && !conn.in_request {
+            let grace = conn.grace.get_or_insert_with(|| Box::pin(sleep(GRACE)));
+            return grace.as_mut().poll(cx).map(Ok);
         }
+        read
     }
 }
 
@@ -510,11 +559,15 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_ending(cx);
         let written = match &mut self.stream {
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        if let Poll::Ready(Ok(1..)) = written {
+        self.note_written(cx, &written);
+        if self.ended == Some(End::Withdrawn) {
+            self.stalled(cx)?;
+        } else if let Poll::Ready(Ok(1..)) = written {
             self.in_request = false;
             // For idleness actix has a time-out of its own, which comes first.
             let time = self.limits.idle + self.limits.request;
@@ -526,11 +579,14 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ending(cx);
         self.stalled(cx)?;
-        match &mut self.stream {
+        let flushed = match &mut self.stream {
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        self.note_written(cx, &flushed);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,8 +1,13 @@
 //! Being asked to stop.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::unusable::Unusable;
+
+/// How soon after a signal another one is the same.
+const SAME: Duration = Duration::from_millis(300);
 
 /// The signals that ask a process to stop: SIGTERM, which orchestrators send, and SIGINT, which is
 /// Ctrl-C.
@@ -10,6 +15,7 @@ use crate::unusable::Unusable;
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    last: Option<Instant>,
 }
 
 impl Stop {
@@ -22,14 +28,22 @@ impl Stop {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            last: None,
         })
     }
 
-    /// Waits for the next signal, and says which it was.
+    /// Waits for the next signal, and says which it was. One that follows another at once is the
+    /// same: `timeout`, for one, sends it to the process and to its group.
     pub async fn requested(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            let signal = tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+            };
+            let last = self.last.replace(Instant::now());
+            if last.is_none_or(|last| last.elapsed() > SAME) {
+                return signal;
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What a person must mend before a service can start, or before a reload can be taken.
 
-use std::{fmt, process::ExitCode};
+use std::{
+    fmt::{self, Write as _},
+    process::ExitCode,
+};
 
 /// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
@@ -28,15 +31,25 @@ impl Unusable {
         self.cure = Some(cure.to_string());
         self
     }
+
+    /// Says what a person can do about it, unless something more fitting was said.
+    #[must_use]
+    pub fn or_cure(self, cure: impl fmt::Display) -> Self {
+        if self.cure.is_some() { self } else { self.cure(cure) }
+    }
 }
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.thing, self.cause)?;
-        match &self.cure {
-            Some(cure) => write!(f, "; {cure}"),
-            None => Ok(()),
-        }
+        let cure = self.cure.as_ref().map(|cure| format!("; {cure}")).unwrap_or_default();
+        // What others wrote may be quoted in it, and must not disturb a terminal.
+        format!("{}: {}{cure}", self.thing, self.cause).chars().try_for_each(|letter| {
+            if letter.is_control() {
+                write!(f, "{}", letter.escape_default())
+            } else {
+                f.write_char(letter)
+            }
+        })
     }
 }
 

@@ -1,10 +1,10 @@
 //! The two services as processes of their own: this very program, started again as one of them.
 
 use std::{
-    io::{IsTerminal as _, Read as _},
+    io::{IsTerminal as _, Read as _, Write as _},
     path::Path,
     process::{ExitCode, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use chassis::{shutdown::Stop, telemetry};
@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{ChildStdin, ChildStdout, Command},
+    sync::Notify,
     task::JoinHandle,
 };
 
@@ -44,6 +45,25 @@ fn end_with_parent() {
     });
 }
 
+/// The terminal, or whatever reads what is shown. When it is gone, nobody looks on any more.
+#[derive(Clone, Default)]
+pub(crate) struct Screen(Arc<Notify>);
+
+impl Screen {
+    /// Shows a line.
+    pub(crate) fn say(&self, line: &str) {
+        let mut output = std::io::stdout().lock();
+        if writeln!(output, "{line}").and_then(|()| output.flush()).is_err() {
+            self.0.notify_one();
+        }
+    }
+
+    /// Waits until nobody reads any more.
+    pub(crate) async fn gone(&self) {
+        self.0.notified().await;
+    }
+}
+
 /// One of the two processes.
 pub(crate) struct Child {
     name: &'static str,
@@ -51,15 +71,20 @@ pub(crate) struct Child {
     /// Open as long as the process shall live.
     _stdin: Option<ChildStdin>,
     output: Option<Lines<BufReader<ChildStdout>>>,
+    screen: Screen,
     /// What it has said before it was shown.
     early: Vec<String>,
-    shown: Option<JoinHandle<()>>,
-    last: Arc<Mutex<Option<String>>>,
+    shown: Option<JoinHandle<Option<String>>>,
+    last: Option<String>,
 }
 
 impl Child {
     /// Starts it. The terminal's Ctrl-C does not reach it: the two are stopped in order.
-    pub(crate) fn start(name: &'static str, config: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        name: &'static str,
+        config: &Path,
+        screen: &Screen,
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg(name)
@@ -70,10 +95,8 @@ impl Child {
             .kill_on_drop(true);
         for (variable, _) in std::env::vars_os() {
             // Their configuration is what stands in their file, and nothing else.
-            if variable
-                .to_str()
-                .is_some_and(|name| name.starts_with("PONGER__") || name.starts_with("PINGER__"))
-            {
+            let is_ours = |name: &str| name.starts_with("PONGER__") || name.starts_with("PINGER__");
+            if variable.to_str().is_some_and(is_ours) {
                 command.env_remove(variable);
             }
         }
@@ -84,9 +107,10 @@ impl Child {
             _stdin: process.stdin.take(),
             process,
             output,
+            screen: screen.clone(),
             early: Vec::new(),
             shown: None,
-            last: Arc::default(),
+            last: None,
         })
     }
 
@@ -107,32 +131,32 @@ impl Child {
 
     /// Shows what it says, each line with its name before it.
     pub(crate) fn show(&mut self) {
-        let Some(mut output) = self.output.take() else {
-            return;
-        };
-        let (last, early) = (Arc::clone(&self.last), std::mem::take(&mut self.early));
-        let name = self.name;
-        let name = match (std::io::stdout().is_terminal(), name) {
-            (true, "ponger") => format!("\u{1b}[36m{name}\u{1b}[0m"),
-            (true, _) => format!("\u{1b}[35m{name}\u{1b}[0m"),
-            (false, _) => name.to_owned(),
+        let Some(mut output) = self.output.take() else { return };
+        let (screen, early) = (self.screen.clone(), std::mem::take(&mut self.early));
+        let name = match (std::io::stdout().is_terminal(), self.name) {
+            (true, name @ "ponger") => format!("\u{1b}[36m{name}\u{1b}[0m"),
+            (true, name) => format!("\u{1b}[35m{name}\u{1b}[0m"),
+            (false, name) => name.to_owned(),
         };
         self.shown = Some(actix_web::rt::spawn(async move {
+            let mut last = None;
             for line in early {
-                println!("{name} | {line}");
+                screen.say(&format!("{name} | {line}"));
             }
             while let Ok(Some(line)) = output.next_line().await {
-                println!("{name} | {line}");
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+                screen.say(&format!("{name} | {line}"));
+                last = Some(line);
             }
+            last
         }));
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends by itself, and shows what it has said until then.
     pub(crate) async fn ended(&mut self) -> ExitCode {
         let status = self.process.wait().await;
+        self.show();
         if let Some(shown) = self.shown.take() {
-            let _ = shown.await;
+            self.last = shown.await.ok().flatten();
         }
         code(status.ok())
     }
@@ -146,16 +170,10 @@ impl Child {
         self.ended().await
     }
 
-    /// Shows what it has said before it failed to start.
-    pub(crate) async fn failed(&mut self) -> ExitCode {
-        self.show();
-        self.ended().await
-    }
-
-    /// The message of the last line that it logged.
-    pub(crate) fn last_message(&self) -> Option<String> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref()?.split_once(" INFO ").map(|(_, message)| message.trim().to_owned())
+    /// pinger's summary, if it came to one.
+    pub(crate) fn summary(&self) -> Option<&str> {
+        let (_, message) = self.last.as_ref()?.split_once(" INFO ")?;
+        message.contains(" pings, ").then_some(message.trim())
     }
 }
 

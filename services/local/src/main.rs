@@ -11,8 +11,12 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use chassis::{shutdown::Stop, unusable};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{child::Child, stage::Stage};
+use crate::{
+    child::{Child, Screen},
+    stage::Stage,
+};
 
 /// Runs ponger and pinger on this machine, over mutual TLS, with throw-away certificates.
 ///
@@ -62,18 +66,22 @@ async fn main() -> ExitCode {
 
 async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let stage = Stage::set(cli.keep).context("the folder for the certificates")?;
+    let screen = Screen::default();
 
-    let mut ponger = Child::start("ponger", &stage.ponger(cli.port)?)?;
-    let Some(port) = ponger.wait_for_port().await else {
-        return Ok(ponger.failed().await);
+    let mut ponger = Child::start("ponger", &stage.ponger(cli.port)?, &screen)?;
+    let port = tokio::select! {
+        port = ponger.wait_for_port() => port,
+        _ = stop.requested() => return Ok(ponger.stop().await),
     };
-    let mut pinger =
-        Child::start("pinger", &stage.pinger(port, cli.interval, cli.count.unwrap_or(0))?)?;
-
-    println!("{}", stage.introduction(port));
+    let Some(port) = port else { return Ok(ponger.ended().await) };
+    screen.say(&stage.introduction(port));
     ponger.show();
+    let config = stage.pinger(port, cli.interval, cli.count.unwrap_or(0))?;
+    let mut pinger = Child::start("pinger", &config, &screen)?;
     pinger.show();
+
     let code = tokio::select! {
         code = pinger.ended() => code,
         code = ponger.ended() => {
@@ -82,11 +90,15 @@ async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             return Ok(code);
         }
         _ = stop.requested() => pinger.stop().await,
+        _ = hangup.recv() => pinger.stop().await,
+        () = screen.gone() => pinger.stop().await,
     };
     ponger.stop().await;
-    if let Some(summary) = pinger.last_message() {
-        println!("\n{summary}");
+    if let Some(summary) = pinger.summary() {
+        screen.say(&format!("\n{summary}"));
     }
-    stage.clear();
+    if let Some(folder) = stage.clear()? {
+        screen.say(&format!("Certificates and configurations stay in {}", folder.display()));
+    }
     Ok(code)
 }

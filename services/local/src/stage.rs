@@ -46,16 +46,17 @@ impl Stage {
 
     /// Writes ponger's configuration.
     pub(crate) fn ponger(&self, port: u16) -> io::Result<PathBuf> {
-        let folder = self.folder.path().display();
+        let [certificate, key, roots] =
+            ["ponger/tls.crt", "ponger/tls.key", "ca.crt"].map(|name| self.yaml(name));
         self.write(
             "ponger.yaml",
             &format!(
                 "service:
   host: 127.0.0.1
   port: {port}
-  tlsCertificate: {folder}/ponger/tls.crt
-  tlsPrivateKey: {folder}/ponger/tls.key
-  clientCa: {folder}/ca.crt
+  tlsCertificate: {certificate}
+  tlsPrivateKey: {key}
+  clientCa: {roots}
   allowedClients:
     - spiffe://cluster.local/ns/local/sa/pinger
     - {YOU}
@@ -71,16 +72,17 @@ metrics:
 
     /// Writes pinger's configuration, for a ponger on `port`.
     pub(crate) fn pinger(&self, port: u16, interval: Duration, count: u32) -> io::Result<PathBuf> {
-        let folder = self.folder.path().display();
+        let [certificate, key, roots] =
+            ["pinger/tls.crt", "pinger/tls.key", "ca.crt"].map(|name| self.yaml(name));
         let interval = humantime::format_duration(interval);
         self.write(
             "pinger.yaml",
             &format!(
                 "ponger:
   url: https://localhost:{port}
-  acceptCert: {folder}/ca.crt
-  clientCertificate: {folder}/pinger/tls.crt
-  clientPrivateKey: {folder}/pinger/tls.key
+  acceptCert: {roots}
+  clientCertificate: {certificate}
+  clientPrivateKey: {key}
   serverId: spiffe://cluster.local/ns/local/sa/ponger
 
 interval: {interval}
@@ -97,26 +99,41 @@ metrics:
     /// What runs where, and how to take part.
     pub(crate) fn introduction(&self, port: u16) -> String {
         let folder = self.folder.path().display();
+        let [certificate, key, roots] =
+            ["you/tls.crt", "you/tls.key", "ca.crt"].map(|name| self.shell(name));
         let fate = if self.keep { "stays" } else { "goes when this ends" };
         format!(
             "ponger answers at https://localhost:{port}/ping, pinger asks: TLS 1.3, both show certificates.
 Certificates and configurations: {folder} ({fate}).
 Ask from a second terminal, with a certificate of your own:
 
-  curl --cacert {folder}/ca.crt --cert {folder}/you/tls.crt --key {folder}/you/tls.key https://localhost:{port}/ping
+  curl --cacert {roots} --cert {certificate} --key {key} https://localhost:{port}/ping
 
 Ctrl-C ends it.
 "
         )
     }
 
-    /// Removes the folder, unless it is to be kept.
-    pub(crate) fn clear(self) {
+    /// Removes the folder, unless it is to be kept; then it says where it is.
+    pub(crate) fn clear(self) -> io::Result<Option<PathBuf>> {
         if self.keep {
-            println!("Certificates and configurations stay in {}", self.folder.path().display());
-        } else if let Err(error) = self.folder.close() {
-            eprintln!("local: the folder with the certificates could not be removed: {error}");
+            return Ok(Some(self.folder.path().to_owned()));
         }
+        self.folder.close().map(|()| None)
+    }
+
+    /// The path of a file in the folder, in single quotes as YAML has them.
+    fn yaml(&self, name: &str) -> String {
+        format!("'{}'", self.folder.path().join(name).display().to_string().replace('\'', "''"))
+    }
+
+    /// The path of a file in the folder, as a shell takes it.
+    fn shell(&self, name: &str) -> String {
+        let path = self.folder.path().join(name).display().to_string();
+        if path.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-".contains(letter)) {
+            return path;
+        }
+        format!("'{}'", path.replace('\'', "'\\''"))
     }
 
     fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {

@@ -100,7 +100,10 @@ impl Application {
                 shutdown::on_hangup(move || follower.look())?;
                 way.current = Some(current);
             }
-            None => telemetry::remind_of_insecurity(),
+            None => {
+                shutdown::on_hangup(|| {})?;
+                telemetry::remind_of_insecurity();
+            }
         }
         health.set("starting", false);
         tracing::info!(url = way.config.ponger.url, admin = %admin_address, "Pinging");

@@ -126,7 +126,6 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), Unusable> {
-        self.metrics.check()?;
         if !self.insecure {
             Identity::load(&self.sources()?, Purpose::Client)?;
         }
@@ -193,6 +192,7 @@ impl Config {
             None | Some("") => default,
             Some(port) => port
                 .strip_prefix(':')
+                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|port| port.parse().ok())
                 .filter(|port| *port > 0)
                 .ok_or_else(|| bad("has no port from 1 to 65535"))?,
@@ -233,6 +233,8 @@ impl Config {
     }
 
     fn agree(&self) -> Result<(), Unusable> {
+        self.metrics.check()?;
+        self.identity.check()?;
         self.target()?;
         let ponger = &self.ponger;
         let has_tls = ponger.accept_cert.is_some()

@@ -286,3 +286,63 @@ fn every_address_that_failed_is_named() {
         assert!(line.contains(&address.to_string()), "{address}: {line}");
     }
 }
+
+/// This ponger keeps its connections for ever, whatever has expired: only pinger can end them.
+#[test]
+fn a_kept_connection_is_not_used_past_the_certificate_that_it_was_opened_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca = Ca::new("test");
+    fs::write(folder.path().join("ca.crt"), ca.pem()).expect("the root");
+    let issued = ca.issue(&Leaf::ponger("test").valid(-Duration::MINUTE, Duration::seconds(8)));
+    let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("PEM");
+    let config = ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("versions")
+    .with_no_client_auth()
+    .with_single_cert(chain, key)
+    .expect("a certificate");
+    let config = Arc::new(config);
+    let url = serve(move |tcp| {
+        let mut stream =
+            StreamOwned::new(ServerConnection::new(Arc::clone(&config)).expect("a server"), tcp);
+        let mut request = [0; 4096];
+        while matches!(stream.read(&mut request), Ok(1..)) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong");
+            let _ = stream.flush();
+        }
+    });
+    let config = folder.path().join("config.yaml");
+    fs::write(
+        &config,
+        format!(
+            "ponger: {{url: '{url}', acceptCert: {}/ca.crt, keepAlive: 1h}}\ninterval: 20ms\ntimeout: 1s\n\
+             log: {{level: debug}}\nmetrics: {{host: 127.0.0.1, port: 0}}\n",
+            folder.path().display()
+        ),
+    )
+    .expect("written");
+    let mut pinger = Command::new(env!("CARGO_BIN_EXE_pinger"))
+        .arg("-c")
+        .arg(&config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("pinger");
+    let lines =
+        BufReader::new(pinger.stdout.take().expect("its output")).lines().map_while(Result::ok);
+    let (mut kept, mut expired) = (false, false);
+    for line in lines.take(2000) {
+        kept |= line.contains("kept=true");
+        expired |= line.contains("reason=\"tls_expired\"");
+        if expired {
+            break;
+        }
+    }
+    let _ = pinger.kill();
+    let _ = pinger.wait();
+    assert!(kept && expired, "kept: {kept}, expired: {expired}");
+}

@@ -23,7 +23,7 @@ use chassis::{
     tls::{
         follow::{Current, Follower, follow_sources},
         leaf::Purpose,
-        server,
+        server::{self, Ask},
     },
     unusable::Unusable,
 };
@@ -45,6 +45,7 @@ pub struct Application {
     health: Health,
     draining: Arc<AtomicBool>,
     identity: Option<(Follower, Current)>,
+    clients: &'static str,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
@@ -97,6 +98,11 @@ impl Application {
             health,
             draining,
             identity,
+            clients: match config.ask() {
+                Ask::Required => "must show a certificate",
+                Ask::Optional => "may show a certificate",
+                Ask::No => "are not asked who they are",
+            },
             drain_delay: config.service.drain_delay.0,
             drain_timeout: config.service.drain_timeout.0,
         })
@@ -143,10 +149,13 @@ impl Application {
         let tls = self.identity.is_some();
         match self.identity {
             Some((follower, _)) => shutdown::on_hangup(move || follower.look())?,
-            None => telemetry::remind_of_insecurity(),
+            None => {
+                shutdown::on_hangup(|| {})?;
+                telemetry::remind_of_insecurity();
+            }
         }
         self.health.set("starting", false);
-        tracing::info!(%address, admin = %admin_address, tls, "Listening");
+        tracing::info!(%address, admin = %admin_address, tls, clients = self.clients, "Listening");
 
         let signal = stop.requested().await;
         tracing::info!(signal, "Stopping: draining");

@@ -121,7 +121,6 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), Unusable> {
-        self.metrics.check()?;
         if !self.insecure {
             Identity::load(&self.sources()?, Purpose::Server)?;
         }
@@ -171,6 +170,8 @@ impl Config {
     /// Refuses keys that exclude each other: one of them would silently have no effect, and the
     /// service would be more open than whoever wrote them thinks.
     fn agree(&self) -> Result<(), Unusable> {
+        self.metrics.check()?;
+        self.identity.check()?;
         let service = &self.service;
         let has_tls = service.tls_certificate.is_some() || service.tls_private_key.is_some();
         let asks = self.ask() != Ask::No;
@@ -181,6 +182,7 @@ impl Config {
                 || service.client_ca.is_some()
                 || service.client_auth.is_some()
                 || service.allowed_clients.is_some()
+                || service.allow_anonymous
             {
                 return clash(
                     "insecure",

@@ -137,6 +137,9 @@ impl Key {
             }
             (_, ValueKind::Table(_)) => wrong("it has keys below it".into()),
             (_, ValueKind::Array(_)) => wrong("it is a list".into()),
+            (Kind::Integer { .. }, ValueKind::String(text)) => {
+                wrong(format!("`{text}` is text, not a number"))
+            }
             _ => wrong(format!("`{value}` does not fit")),
         }
     }

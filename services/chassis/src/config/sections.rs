@@ -58,6 +58,20 @@ pub struct Identity {
     pub expiry_warning: Option<Span>,
 }
 
+impl Identity {
+    /// Refuses to look at the files without a pause.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), Unusable> {
+        if self.poll_interval.0.is_zero() {
+            return Err(Unusable::new("identity.pollInterval", "it is zero")
+                .cure("give it some time, such as `10s`"));
+        }
+        Ok(())
+    }
+}
+
 impl Default for Identity {
     fn default() -> Self {
         Self { poll_interval: Span::seconds(10), expiry_warning: None }

@@ -41,7 +41,7 @@ const LARGEST_FILE: u64 = 1 << 20;
 const SETTLE: Duration = Duration::from_millis(150);
 
 /// How long events are gathered before the files are looked at.
-const LULL: Duration = Duration::from_millis(50);
+const LULL: Duration = Duration::from_millis(100);
 
 /// How many times [`SETTLE`] is waited for; files that never lie still are read as they are.
 const PATIENCE: usize = 40;
@@ -218,6 +218,9 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
                 }
             }
             Ok(identity) => {
+                let identity = Arc::new(identity);
+                // Before it is said: whoever reads the line may count on it.
+                self.publish.send_replace(Arc::clone(&identity));
                 self.metrics.publish(&identity);
                 self.metrics.refreshed.with_label_values(&["ok"]).inc();
                 let leaf = identity.leaf.as_ref().map(|leaf| &leaf.facts);
@@ -226,7 +229,6 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
                     expires = leaf.map(|leaf| utc(leaf.not_after)),
                     "Identity replaced"
                 );
-                self.publish.send_replace(Arc::new(identity));
             }
             Err(error) => {
                 if changed || ordered {
@@ -256,6 +258,8 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
 
     fn warn(&mut self) {
         let identity = Arc::clone(&self.publish.borrow());
+        // A root may have ended since.
+        self.metrics.publish(&identity);
         if let Some(leaf) = &identity.leaf {
             self.warner.look("our own", leaf.facts.not_before, leaf.facts.not_after);
         }

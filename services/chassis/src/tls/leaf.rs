@@ -7,12 +7,12 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, UnixTime},
+    CertificateError, RootCertStore,
+    pki_types::{CertificateDer, DnsName, UnixTime},
     server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, public_key::PublicKey};
 
 use super::{
     clock::{Seconds, now, utc},
@@ -95,6 +95,11 @@ impl Leaf {
                     ),
                 )
                 .cure("put the key and the certificate that were made together"),
+                rustls::Error::InvalidCertificate(error) => Unusable::new(
+                    files.certificate.display(),
+                    format!("verifiers refuse the certificate: {}", words(&error)),
+                )
+                .cure("issue it anew, without what they do not know"),
                 other => Unusable::new(
                     files.key.display(),
                     format!("the key cannot be used: {other}"),
@@ -124,7 +129,9 @@ fn judge(
     let names = Names::of_parsed(&leaf)
         .map_err(|error| bad(format!("its subject alternative names cannot be read: {error}")))?;
     match purpose {
-        Purpose::Server if names.dns.is_empty() && names.addresses == 0 => {
+        Purpose::Server
+            if !names.dns.iter().any(|name| is_usable(name)) && names.addresses == 0 =>
+        {
             return Err(bad(
                 "the certificate has no DNS name or IP address that a client could verify (a common name does not count)".into(),
             )
@@ -181,6 +188,11 @@ fn valid_now(
     Ok((not_before, not_after))
 }
 
+/// Whether a client can ask for a DNS name of a certificate, which may begin with a wildcard label.
+fn is_usable(name: &str) -> bool {
+    DnsName::try_from(name.strip_prefix("*.").unwrap_or(name)).is_ok()
+}
+
 /// Verifies the chain as a peer would that trusts its upper end: signatures, order, purpose,
 /// algorithms and validity. A leaf alone whose issuer is elsewhere has nothing to be held against.
 fn verify_chain(
@@ -204,6 +216,20 @@ fn verify_chain(
                 below.subject(),
                 above.subject()
             )));
+        }
+    }
+    for der in chain {
+        if let Ok(PublicKey::RSA(key)) = parse(file, der)?.public_key().parsed()
+            && !(2048..=8192).contains(&key.key_size())
+        {
+            return Err(Unusable::new(
+                file.display(),
+                format!(
+                    "an RSA key in its chain has {} bits, which verifiers refuse",
+                    key.key_size()
+                ),
+            )
+            .cure("use 2048 to 8192 bits, or an ECDSA P-256 key"));
         }
     }
     let mut top = RootCertStore::empty();
@@ -230,7 +256,29 @@ fn verify_chain(
                 .map(|_| ())
         }
     };
-    verified.map_err(|error| bad(&error))
+    verified.map_err(|error| match error {
+        rustls::Error::InvalidCertificate(
+            error @ (CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }),
+        ) => Unusable::new(file.display(), format!("its chain does not hold: {}", words(&error))).cure(
+            "put the leaf first, then each certificate's issuer, all signed with SHA-256 or better by ECDSA, Ed25519 or RSA keys of 2048 to 8192 bits",
+        ),
+        error => bad(&error),
+    })
+}
+
+/// What verifiers say of a certificate, without the lists of numbers that they add.
+fn words(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "a signature in it is by an algorithm that is not accepted".into()
+        }
+        CertificateError::UnhandledCriticalExtension => {
+            "it has a critical extension that is not known".into()
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Parses one certificate of `file`.

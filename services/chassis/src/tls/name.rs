@@ -89,7 +89,8 @@ impl FromStr for Name {
                 && label.len() <= 63
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
         };
-        if text.len() <= 253 && text.split('.').all(label) {
+        let is_address = text.parse::<std::net::IpAddr>().is_ok();
+        if text.len() <= 253 && !is_address && text.split('.').all(label) {
             Ok(Self::Dns(text.to_ascii_lowercase()))
         } else {
             Err("it is neither a SPIFFE ID (`spiffe://...`) nor a DNS name (without wildcards)")

@@ -21,7 +21,7 @@ const UNREAD: [&str; 3] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE", "PKCS7"];
 /// # Errors
 /// When the file cannot be read, is cut short, holds no certificate, or holds a private key.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
-    parse_certificates(path, &files::read(path, LARGEST_FILE)?)
+    parse_certificates(path, &read(path)?)
 }
 
 /// The one private key of the PEM file `path`: PKCS#8, PKCS#1 or SEC1, not encrypted.
@@ -29,7 +29,12 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusabl
 /// # Errors
 /// When the file cannot be read, is cut short, or does not hold exactly one private key.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
-    parse_private_key(path, &files::read(path, LARGEST_FILE)?)
+    parse_private_key(path, &read(path)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
+    files::read(path, LARGEST_FILE)
+        .map_err(|error| error.or_cure("put it there, or name another in the configuration"))
 }
 
 /// [`certificates`] of bytes that came from `path`.

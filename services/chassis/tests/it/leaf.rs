@@ -97,9 +97,15 @@ fn both_files_must_be_there() {
         folder.message(&error)
     };
     folder.write("tls.crt", &issued.chain);
-    assert_eq!(message(&folder), "tls.key: there is no such file");
+    assert_eq!(
+        message(&folder),
+        "tls.key: there is no such file; put it there, or name another in the configuration"
+    );
     fs::rename(folder.path("tls.crt"), folder.path("tls.key")).expect("a rename");
-    assert_eq!(message(&folder), "tls.crt: there is no such file");
+    assert_eq!(
+        message(&folder),
+        "tls.crt: there is no such file; put it there, or name another in the configuration"
+    );
 }
 
 #[test]

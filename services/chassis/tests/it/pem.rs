@@ -100,9 +100,15 @@ fn no_file_and_what_is_none_are_refused() {
     rustix::fs::mkfifoat(rustix::fs::CWD, folder.path("pipe"), rustix::fs::Mode::RWXU)
         .expect("a pipe");
     for (name, message) in [
-        ("nothing", "nothing: there is no such file"),
-        ("folder", "folder: it is a folder; name a file"),
-        ("pipe", "pipe: it is not a regular file; name a file"),
+        (
+            "nothing",
+            "nothing: there is no such file; put it there, or name another in the configuration",
+        ),
+        ("folder", "folder: it is a folder; put it there, or name another in the configuration"),
+        (
+            "pipe",
+            "pipe: it is not a regular file; put it there, or name another in the configuration",
+        ),
     ] {
         let error = certificates(&folder.path(name)).expect_err(name);
         assert_eq!(folder.message(&error), message);

@@ -178,7 +178,10 @@ fn a_client_that_never_reads_is_gone_in_the_end() {
     stream.sock.set_write_timeout(Some(Duration::from_millis(200))).expect("a time-out");
     let requests = get_kept("/ping").repeat(100);
     // Until neither end takes any more.
+    let before = ponger.metric("process_resident_memory_bytes");
     while stream.write_all(requests.as_bytes()).and_then(|()| stream.flush()).is_ok() {}
+    let grown = ponger.metric("process_resident_memory_bytes") - before;
+    assert!(grown < 8.0 * 1024.0 * 1024.0, "it costs {grown} bytes");
     ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
     drop(stream);
 }
@@ -215,10 +218,14 @@ fn connections_above_the_cap_are_shed_and_counted_and_said_once_a_second_at_most
     ponger.wait_for_metric("ponger_connections", |open| open == 20.0);
     for _ in 0..200 {
         let mut shed = TcpStream::connect(address).expect("a connection");
+        shed.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
         // Closed at once, or reset.
-        let _ = read_to_end(&mut shed);
+        if let Err(error) = read_to_end(&mut shed) {
+            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it was not shed");
+        }
     }
     assert!(ponger.metric("ponger_connections_shed_total") >= 200.0);
+    ponger.wait_for("Too many connections, shedding");
     let lines = ponger.count("Too many connections, shedding");
     assert!(lines >= 1 && lines as u64 <= began.elapsed().as_secs() + 1, "{lines}");
     drop(held);

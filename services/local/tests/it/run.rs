@@ -115,7 +115,10 @@ fn a_taken_port_is_named_with_its_cure() {
 
 #[test]
 fn both_services_end_with_it_however_it_ends() {
-    let mut process = local(&[]).stdout(Stdio::piped()).spawn().expect("it runs");
+    // What it would remove at its end stays when it is killed.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut process =
+        local(&[]).env("TMPDIR", folder.path()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut lines =
         BufReader::new(process.stdout.take().expect("its output")).lines().map_while(Result::ok);
     lines.find(|line| line.contains("Got pong")).expect("a pong");
@@ -149,4 +152,55 @@ fn children(parent: u32) -> Vec<Pid> {
         }
     }
     pids
+}
+
+#[test]
+fn it_ends_when_nobody_reads_any_more_and_when_its_terminal_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = || {
+        let mut command = local(&["--interval", "10ms"]);
+        command.env("TMPDIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("it runs");
+        let mut lines = BufReader::new(process.stdout.take().expect("its output"))
+            .lines()
+            .map_while(Result::ok);
+        lines.find(|line| line.contains("Got pong")).expect("a pong");
+        (process, lines)
+    };
+    let (process, lines) = start();
+    drop(lines);
+    let output = process.wait_with_output().expect("its end");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+
+    let (process, lines) = start();
+    kill_process(Pid::from_child(&process), Signal::HUP).expect("a signal");
+    let rest = std::thread::spawn(move || lines.count());
+    assert!(process.wait_with_output().expect("its end").status.success());
+    rest.join().expect("read");
+    assert_eq!(
+        std::fs::read_dir(folder.path()).expect("the folder").count(),
+        0,
+        "something is left behind"
+    );
+}
+
+#[test]
+fn a_folder_whose_name_needs_quotes_is_quoted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let odd = folder.path().join("it's a: #folder");
+    std::fs::create_dir(&odd).expect("made");
+    let output = local(&["--count", "1", "--interval", "1ms"])
+        .env("TMPDIR", &odd)
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let command =
+        text.lines().find(|line| line.trim_start().starts_with("curl ")).expect("a curl command");
+    let words = Command::new("sh")
+        .args(["-c", &command.replacen("curl", "printf '%s\\n'", 1)])
+        .output()
+        .expect("sh");
+    let words = String::from_utf8_lossy(&words.stdout).into_owned();
+    assert_eq!(words.lines().count(), 7, "{words}");
 }

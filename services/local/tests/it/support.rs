@@ -206,9 +206,14 @@ impl Service {
         rustix::process::kill_process(pid, signal).expect("a signal");
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its status")
+    }
+
     /// Waits until it has ended.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        wait_until("the service ends", || self.child.try_wait().expect("its status"))
+        wait_until("the service ends", || self.try_ended())
     }
 
     /// Asks it to stop and waits for that.
