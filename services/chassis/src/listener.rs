@@ -433,6 +433,8 @@ pub struct Conn {
     stall: Pin<Box<Sleep>>,
     /// Whether something was read since something was last written.
     in_request: bool,
+    /// Whether something was read when this was last asked for it.
+    has_read: bool,
     /// Whether the peer did not take what was last written to it.
     blocked: bool,
     /// Whether reading waits for that.
@@ -475,6 +477,7 @@ impl Conn {
             grace: None,
             stall,
             in_request: false,
+            has_read: false,
             blocked: false,
             read_waits: false,
             limits,
@@ -527,6 +530,12 @@ impl AsyncRead for Conn {
         if conn.ended == Some(End::Withdrawn) {
             return Poll::Ready(Ok(()));
         }
+        if std::mem::take(&mut conn.has_read) {
+            // actix reads until there is no more, and makes a request of all of it before it answers
+            // the first. What was read is answered first, so that little piles up.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if conn.blocked {
             // Whoever does not read its answers is not read from: they would pile up here.
             conn.read_waits = true;
@@ -539,9 +548,12 @@ impl AsyncRead for Conn {
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if buffer.filled().len() > before && !conn.in_request {
-            conn.in_request = true;
-            conn.allow(conn.limits.request);
+        if buffer.filled().len() > before {
+            conn.has_read = true;
+            if !conn.in_request {
+                conn.in_request = true;
+                conn.allow(conn.limits.request);
+            }
         }
         // Stopping: a request that has begun is waited for, within the drain's bound; one that may be
         // on its way, for a moment.

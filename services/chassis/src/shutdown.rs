@@ -40,8 +40,8 @@ impl Stop {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
             };
-            let last = self.last.replace(Instant::now());
-            if last.is_none_or(|last| last.elapsed() > SAME) {
+            if self.last.is_none_or(|last| last.elapsed() > SAME) {
+                self.last = Some(Instant::now());
                 return signal;
             }
         }
