@@ -8,6 +8,7 @@ use chassis::{
         clock,
         identity::{Identity, Sources, Trusted},
         leaf::Purpose,
+        name::Name,
     },
 };
 use devpki::{Ca, Issued, Leaf};
@@ -223,6 +224,35 @@ fn an_identity_is_refused_when_any_part_of_it_is() {
     assert!(folder.message(&error).starts_with("tls.key: it is empty"));
     sources.leaf = None;
     Identity::load(&sources, Purpose::Server).expect("a leaf is not asked for");
+}
+
+#[test]
+fn a_peer_is_a_metrics_label_only_by_an_allowed_name() {
+    let root = Ca::new("a root");
+    let names = |texts: &[&str]| -> Vec<Name> {
+        texts.iter().map(|text| text.parse().expect("a name")).collect()
+    };
+    let identity = trusting(&[&root], Some(PONGER), Purpose::Server);
+    assert_eq!(identity.label(&names(&[PONGER])), PONGER);
+    assert_eq!(identity.label(&names(&["x", PONGER])), PONGER);
+    for others in [&["x"][..], &["spiffe://a/b"], &[]] {
+        assert_eq!(identity.label(&names(others)), "other");
+    }
+    assert_eq!(server(&[&root]).label(&names(&[PONGER])), "other");
+}
+
+#[test]
+fn an_identity_knows_its_files() {
+    let folder = Folder::new();
+    let mut sources = Sources {
+        leaf: Some(folder.leaf_files()),
+        roots: Trusted::File(folder.path("ca.crt")),
+        allowed: None,
+    };
+    assert_eq!(sources.files(), ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.path(name)));
+    sources.roots = Trusted::System;
+    assert_eq!(sources.files(), ["tls.crt", "tls.key"].map(|name| folder.path(name)));
+    assert!(Sources::default().files().is_empty());
 }
 
 /// Waits for `reason`; until `end`, it must not come.

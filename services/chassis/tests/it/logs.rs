@@ -1,0 +1,36 @@
+//! What was logged, by all tests together: they tell their lines apart by what is in them.
+
+use std::{
+    io,
+    sync::{Mutex, Once, PoisonError},
+};
+
+static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Memory;
+
+impl io::Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LINES.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to remember what is logged.
+pub(crate) fn remember() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt().with_ansi(false).with_writer(|| Memory).init();
+    });
+}
+
+/// How many lines there are with all of `parts` in them.
+pub(crate) fn lines_with(parts: &[&str]) -> usize {
+    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = String::from_utf8_lossy(&lines);
+    text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+}

@@ -1,0 +1,235 @@
+//! Which failure is which reason, and what is said of it.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use chassis::{
+    health::Health,
+    reason::{Failure, Reason, find_in_chain},
+    throttle::Throttle,
+    tls::name::WrongId,
+};
+use rustls::{
+    AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible,
+    pki_types::{ServerName, UnixTime},
+};
+
+use crate::support::eventually;
+
+fn of_stream(error: Error) -> Failure {
+    Failure::of_stream("ponger", &io::Error::other(error))
+}
+
+fn of_certificate(error: CertificateError) -> Failure {
+    of_stream(error.into())
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
+    CertificateError::Other(OtherError(Arc::new(error)))
+}
+
+#[test]
+fn an_error_of_connecting_is_told_apart() {
+    let address = "127.0.0.1:8443".parse().expect("an address");
+    for (kind, reason) in [
+        (io::ErrorKind::ConnectionRefused, Reason::ConnectRefused),
+        (io::ErrorKind::HostUnreachable, Reason::ConnectUnreachable),
+        (io::ErrorKind::NetworkUnreachable, Reason::ConnectUnreachable),
+        (io::ErrorKind::NetworkDown, Reason::ConnectUnreachable),
+        (io::ErrorKind::AddrNotAvailable, Reason::ConnectUnreachable),
+        (io::ErrorKind::TimedOut, Reason::ConnectTimeout),
+        (io::ErrorKind::PermissionDenied, Reason::ConnectFailed),
+        (io::ErrorKind::Other, Reason::ConnectFailed),
+    ] {
+        let failure = Failure::of_connect(address, &kind.into());
+        assert_eq!(failure.reason, reason, "{kind}");
+        assert!(failure.cause.starts_with("127.0.0.1:8443: "), "{failure}");
+        assert_eq!(failure.to_string(), format!("{}: {}", reason.label(), failure.cause));
+    }
+}
+
+#[test]
+fn an_error_of_the_socket_is_a_reset() {
+    for kind in [
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::BrokenPipe,
+        io::ErrorKind::TimedOut,
+    ] {
+        assert_eq!(Failure::of_stream("ponger", &kind.into()).reason, Reason::Reset, "{kind}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
+    let (now, then) = (
+        UnixTime::since_unix_epoch(Duration::from_secs(2)),
+        UnixTime::since_unix_epoch(Duration::from_secs(1)),
+    );
+    let expected = ServerName::try_from("ponger").expect("a name");
+    for (error, reason, said) in [
+        (CertificateError::Expired, Reason::TlsExpired, "ponger's certificate has expired"),
+        (
+            CertificateError::ExpiredContext { time: now, not_after: then },
+            Reason::TlsExpired,
+            "; renew it",
+        ),
+        (CertificateError::NotValidYet, Reason::TlsNotYetValid, "is not valid yet"),
+        (
+            CertificateError::NotValidYetContext { time: then, not_before: now },
+            Reason::TlsNotYetValid,
+            "; compare the clocks",
+        ),
+        (CertificateError::NotValidForName, Reason::TlsWrongName, "is for another name"),
+        (
+            CertificateError::NotValidForNameContext { expected, presented: vec!["other".into()] },
+            Reason::TlsWrongName,
+            "; reissue it for the name that is asked for",
+        ),
+        (
+            CertificateError::UnknownIssuer,
+            Reason::TlsUntrusted,
+            "no trust root vouches for ponger's certificate; add the root",
+        ),
+        (
+            other(WrongId::Several(2)),
+            Reason::TlsWrongId,
+            "ponger is someone else: its certificate has 2 URIs",
+        ),
+        (
+            other(io::Error::other("CaUsedAsEndEntity")),
+            Reason::TlsUntrusted,
+            "ponger's certificate says CA:TRUE",
+        ),
+        (
+            other(io::Error::other("a mystery")),
+            Reason::TlsUntrusted,
+            "ponger's certificate is not accepted: a mystery",
+        ),
+        (CertificateError::BadSignature, Reason::TlsUntrusted, "is not accepted: "),
+        (CertificateError::InvalidPurpose, Reason::TlsUntrusted, "is not accepted: "),
+        (CertificateError::BadEncoding, Reason::TlsUntrusted, "is not accepted: "),
+        (CertificateError::Revoked, Reason::TlsUntrusted, "is not accepted: "),
+    ] {
+        let failure = of_certificate(error);
+        assert_eq!(failure.reason, reason, "{failure}");
+        assert!(failure.cause.contains(said), "{failure}");
+    }
+}
+
+#[test]
+fn an_alert_is_a_refusal_and_says_what_it_means() {
+    for (alert, said) in [
+        (AlertDescription::CertificateRequired, "certificate_required: it wants a certificate"),
+        (AlertDescription::UnknownCA, "unknown_ca: it does not trust the root"),
+        (AlertDescription::CertificateExpired, "certificate_expired: it finds that"),
+        (AlertDescription::BadCertificate, "bad_certificate: it does not accept"),
+        (AlertDescription::UnsupportedCertificate, "unsupported_certificate: it does not accept"),
+        (AlertDescription::CertificateUnknown, "certificate_unknown: it does not accept"),
+        (AlertDescription::ProtocolVersion, "protocol_version: it speaks no TLS version"),
+        (AlertDescription::HandshakeFailure, "handshake_failure: it found nothing in common"),
+        (AlertDescription::AccessDenied, "access_denied: it does not let this identity in"),
+        (AlertDescription::InternalError, "internal_error: see its log"),
+    ] {
+        let failure = of_stream(Error::AlertReceived(alert));
+        assert_eq!(failure.reason, Reason::TlsRefusedByPeer);
+        let whole = format!("ponger refused the handshake with the alert {said}");
+        assert!(failure.cause.starts_with(&whole), "{failure}");
+    }
+}
+
+#[test]
+fn a_farewell_is_no_refusal() {
+    for alert in [AlertDescription::CloseNotify, AlertDescription::UserCanceled] {
+        let failure = of_stream(Error::AlertReceived(alert));
+        assert_eq!(failure.reason, Reason::Reset);
+        assert_eq!(failure.cause, "ponger closed the connection");
+    }
+}
+
+#[test]
+fn everything_else_of_tls_is_a_matter_of_the_protocol() {
+    for error in [
+        Error::InvalidMessage(InvalidMessage::InvalidContentType),
+        Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+        Error::HandshakeNotComplete,
+        Error::DecryptError,
+        Error::NoApplicationProtocol,
+    ] {
+        let failure = of_stream(error);
+        assert_eq!(failure.reason, Reason::TlsProtocol, "{failure}");
+        assert!(failure.cause.starts_with("ponger does not speak the TLS that is spoken here: "));
+    }
+    let failure = of_stream(Error::NoCertificatesPresented);
+    assert_eq!(failure.reason, Reason::TlsNoCertificate);
+    assert_eq!(failure.cause, "ponger showed no certificate");
+}
+
+#[test]
+fn an_error_is_found_wherever_it_is_in_the_chain() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] io::Error);
+    let inner = io::Error::other(io::Error::other(Error::DecryptError));
+    let outer = Outer(inner);
+    assert_eq!(find_in_chain::<Error>(&outer), Some(&Error::DecryptError));
+    assert!(find_in_chain::<Outer>(&outer).is_some());
+    assert!(find_in_chain::<WrongId>(&outer).is_none());
+    assert!(find_in_chain::<Error>(&io::Error::from(io::ErrorKind::Other)).is_none());
+}
+
+#[test]
+fn a_throttle_lets_one_through_and_counts_the_others() {
+    let throttle = Throttle::every(Duration::from_secs(3600));
+    assert_eq!(throttle.pass(), Some(0));
+    for _ in 0..3 {
+        assert_eq!(throttle.pass(), None);
+    }
+    let throttle = Throttle::every(Duration::ZERO);
+    for _ in 0..3 {
+        assert_eq!(throttle.pass(), Some(0));
+    }
+}
+
+#[test]
+fn a_throttle_tells_how_many_it_held_back() {
+    let throttle = Throttle::every(Duration::from_millis(50));
+    assert_eq!(throttle.pass(), Some(0));
+    let mut held = 0;
+    eventually("its next turn", || match throttle.pass() {
+        None => {
+            held += 1;
+            false
+        }
+        Some(told) => {
+            assert_eq!(told, held);
+            true
+        }
+    });
+}
+
+#[test]
+fn a_throttle_lets_one_of_many_threads_through() {
+    let throttle = Throttle::every(Duration::from_secs(3600));
+    let through: usize = thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| usize::from(throttle.pass().is_some()))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    });
+    assert_eq!(through, 1);
+}
+
+#[test]
+fn who_has_no_obstacle_is_ready() {
+    assert!(Health::default().obstacles().is_empty());
+    let health = Health::starting();
+    assert_eq!(health.obstacles(), ["starting"]);
+    let elsewhere = health.clone();
+    elsewhere.set("draining", true);
+    elsewhere.set("draining", true);
+    assert_eq!(health.obstacles(), ["draining", "starting"]);
+    elsewhere.set("starting", false);
+    elsewhere.set("never there", false);
+    assert_eq!(health.obstacles(), ["draining"]);
+    elsewhere.set("draining", false);
+    assert!(health.obstacles().is_empty());
+}
