@@ -183,12 +183,17 @@ struct Thread<L> {
 impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
     fn run(mut self, orders: &Receiver<Order>) {
         loop {
-            self.folders.watch(&self.files);
+            let fresh = self.folders.watch(&self.files);
             self.warn();
-            let mut ordered = match orders.recv_timeout(self.poll) {
-                Ok(Order::Look) => true,
-                Ok(Order::Stir) | Err(RecvTimeoutError::Timeout) => false,
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            let mut ordered = if fresh {
+                // What happened in a folder before it was watched, nobody tells.
+                false
+            } else {
+                match orders.recv_timeout(self.poll) {
+                    Ok(Order::Look) => true,
+                    Ok(Order::Stir) | Err(RecvTimeoutError::Timeout) => false,
+                    Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                }
             };
             // One look is enough for all that has happened until now, in a busy folder too.
             thread::sleep(LULL);
@@ -305,10 +310,11 @@ impl Folders {
         Self { watcher, watched: BTreeMap::new() }
     }
 
-    /// Watches the folders of `files` as they are now; links may lead elsewhere than before.
-    fn watch(&mut self, files: &[PathBuf]) {
+    /// Watches the folders of `files` as they are now; links may lead elsewhere than before. Whether
+    /// there are any that were not watched until now.
+    fn watch(&mut self, files: &[PathBuf]) -> bool {
         let Some(watcher) = &mut self.watcher else {
-            return;
+            return false;
         };
         let wanted: BTreeSet<_> = files.iter().flat_map(|file| folders_of(file)).collect();
         let wanted: BTreeMap<_, _> = wanted
@@ -318,20 +324,23 @@ impl Folders {
                 Some((folder, (metadata.dev(), metadata.ino())))
             })
             .collect();
-        for (gone, _) in
-            self.watched.iter().filter(|(folder, inode)| wanted.get(*folder) != Some(inode))
-        {
-            let _ = watcher.unwatch(gone);
-        }
-        let mut watched = BTreeMap::new();
+        self.watched.retain(|folder, inode| {
+            let stays = wanted.get(folder) == Some(inode);
+            if !stays {
+                let _ = watcher.unwatch(folder);
+            }
+            stays
+        });
+        let mut fresh = false;
         for (folder, inode) in wanted {
-            if self.watched.get(&folder) == Some(&inode)
-                || watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
+            if !self.watched.contains_key(&folder)
+                && watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
             {
-                watched.insert(folder, inode);
+                self.watched.insert(folder, inode);
+                fresh = true;
             }
         }
-        self.watched = watched;
+        fresh
     }
 }
 

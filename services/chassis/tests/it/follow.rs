@@ -510,6 +510,21 @@ fn unchanged_contents_publish_nothing() {
 }
 
 #[test]
+fn a_change_before_the_watch_begins_is_not_missed() {
+    let (folder, root, _) = stage();
+    let issued = issue(&root);
+    let (place, new) = (folder.path(""), issued.clone());
+    let load = move |sources: &Sources| {
+        let loaded = Identity::load(sources, Purpose::Server);
+        // After the files were read, and before anyone watches them.
+        write(&place, &root, &new);
+        loaded
+    };
+    let followed = Followed::loading(&folder.path(""), NEVER, load).expect("a good identity");
+    followed.takes(&issued);
+}
+
+#[test]
 fn a_file_that_someone_keeps_open_is_taken_after_a_while() {
     let (folder, root, _) = stage();
     let followed = Followed::at(&folder.path(""));
