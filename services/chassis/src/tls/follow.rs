@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
@@ -19,8 +19,8 @@ use std::{
 };
 
 use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode},
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode, ModifyKind},
 };
 use tokio::sync::watch;
 
@@ -291,11 +291,17 @@ struct Folders {
     watcher: Option<RecommendedWatcher>,
     /// Each with its device and inode: another folder may have taken its place.
     watched: BTreeMap<PathBuf, (u64, u64)>,
+    noticed: Arc<Mutex<Noticed>>,
 }
 
 impl Folders {
     fn new(order: Sender<Order>) -> Self {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let noticed = Arc::new(Mutex::new(Noticed::default()));
+        let notebook = Arc::clone(&noticed);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if let Ok(event) = &event {
+                lock(&notebook).note(event);
+            }
             // Reading a file is an event too, and not a change.
             let is_read = event.as_ref().is_ok_and(|event| {
                 matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
@@ -307,7 +313,7 @@ impl Folders {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "Folders cannot be watched; files are read every so often"))
             .ok();
-        Self { watcher, watched: BTreeMap::new() }
+        Self { watcher, watched: BTreeMap::new(), noticed }
     }
 
     /// Watches the folders of `files` as they are now; links may lead elsewhere than before. Whether
@@ -316,16 +322,14 @@ impl Folders {
         let Some(watcher) = &mut self.watcher else {
             return false;
         };
-        let wanted: BTreeSet<_> = files.iter().flat_map(|file| folders_of(file)).collect();
-        let wanted: BTreeMap<_, _> = wanted
-            .into_iter()
-            .filter_map(|folder| {
-                let metadata = std::fs::metadata(&folder).ok()?;
-                Some((folder, (metadata.dev(), metadata.ino())))
-            })
+        let wanted: BTreeMap<_, _> = files
+            .iter()
+            .flat_map(|file| folders_of(file))
+            .filter_map(|folder| nearest_existing(&folder))
             .collect();
+        let lost = std::mem::take(&mut lock(&self.noticed).lost);
         self.watched.retain(|folder, inode| {
-            let stays = wanted.get(folder) == Some(inode);
+            let stays = wanted.get(folder) == Some(inode) && !lost.contains(folder);
             if !stays {
                 let _ = watcher.unwatch(folder);
             }
@@ -342,6 +346,36 @@ impl Folders {
         }
         fresh
     }
+}
+
+/// What the watcher has noticed. Its paths are without links, as those that are watched are.
+#[derive(Default)]
+struct Noticed {
+    /// What was moved or removed. If it is a folder, another may have its name by now, even with the
+    /// same inode, and the watch is not on that one.
+    lost: BTreeSet<PathBuf>,
+}
+
+impl Noticed {
+    fn note(&mut self, event: &Event) {
+        if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+            self.lost.extend(event.paths.iter().cloned());
+        }
+    }
+}
+
+fn lock(noticed: &Mutex<Noticed>) -> MutexGuard<'_, Noticed> {
+    noticed.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The folder itself, without links in its path, or the nearest above it while it is not there; with
+/// its device and inode.
+fn nearest_existing(folder: &Path) -> Option<(PathBuf, (u64, u64))> {
+    folder.ancestors().find_map(|folder| {
+        let folder = folder.canonicalize().ok()?;
+        let metadata = std::fs::metadata(&folder).ok()?;
+        Some((folder, (metadata.dev(), metadata.ino())))
+    })
 }
 
 /// Each folder whose change can make `file` another one: its own, and those of the links on the way.

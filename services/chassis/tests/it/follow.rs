@@ -340,6 +340,25 @@ fn a_folder_that_is_replaced_is_followed() {
 }
 
 #[test]
+fn a_folder_that_is_gone_for_a_while_is_followed() {
+    let (folder, root) = (Folder::new(), root());
+    let place = folder.path("certs");
+    let first = issue(&root);
+    write(&place, &root, &first);
+    let followed = Followed::at(&place);
+    fs::remove_dir_all(&place).expect("a folder");
+    eventually("the refusal", || followed.counted("refused") > 0);
+    assert!(followed.holds(&first));
+    let issued = issue(&root);
+    write(&place, &root, &issued);
+    followed.takes(&issued);
+    let issued = issue(&root);
+    replace(&place.join("tls.key"), &issued.key);
+    replace(&place.join("tls.crt"), &issued.chain);
+    followed.takes(&issued);
+}
+
+#[test]
 fn a_file_that_is_deleted_and_restored_changes_nothing() {
     let (folder, root, first) = stage();
     let followed = Followed::at(&folder.path(""));
