@@ -43,7 +43,8 @@ const SETTLE: Duration = Duration::from_millis(150);
 /// How long events are gathered before the files are looked at.
 const LULL: Duration = Duration::from_millis(100);
 
-/// How many times [`SETTLE`] is waited for; files that never lie still are read as they are.
+/// How many times [`SETTLE`] is waited for; files that never lie still, or that someone keeps open
+/// for writing, are read as they are.
 const PATIENCE: usize = 40;
 
 /// The reader's half: always the last identity that was good.
@@ -250,7 +251,7 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
         for _ in 0..PATIENCE {
             thread::sleep(SETTLE);
             let again = fingerprint(&self.files);
-            if again == print {
+            if again == print && !self.folders.see_a_writer(&self.files) {
                 let loaded = (self.load)();
                 if fingerprint(&self.files) == print {
                     return (print, loaded);
@@ -327,7 +328,14 @@ impl Folders {
             .flat_map(|file| folders_of(file))
             .filter_map(|folder| nearest_existing(&folder))
             .collect();
-        let lost = std::mem::take(&mut lock(&self.noticed).lost);
+        let lost = {
+            let mut noticed = lock(&self.noticed);
+            // Of the others nobody will tell when they are closed.
+            noticed
+                .open
+                .retain(|file| file.parent().is_some_and(|folder| wanted.contains_key(folder)));
+            std::mem::take(&mut noticed.lost)
+        };
         self.watched.retain(|folder, inode| {
             let stays = wanted.get(folder) == Some(inode) && !lost.contains(folder);
             if !stays {
@@ -346,6 +354,15 @@ impl Folders {
         }
         fresh
     }
+
+    /// Whether someone was seen to write one of `files` who has not closed it yet.
+    fn see_a_writer(&self, files: &[PathBuf]) -> bool {
+        let noticed = lock(&self.noticed);
+        files
+            .iter()
+            .filter_map(|file| file.canonicalize().ok())
+            .any(|file| noticed.open.contains(&file))
+    }
 }
 
 /// What the watcher has noticed. Its paths are without links, as those that are watched are.
@@ -354,12 +371,30 @@ struct Noticed {
     /// What was moved or removed. If it is a folder, another may have its name by now, even with the
     /// same inode, and the watch is not on that one.
     lost: BTreeSet<PathBuf>,
+    /// Files that someone has begun to write, and not closed yet.
+    open: BTreeSet<PathBuf>,
 }
 
 impl Noticed {
     fn note(&mut self, event: &Event) {
-        if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
-            self.lost.extend(event.paths.iter().cloned());
+        if event.need_rescan() {
+            // Events were lost, so perhaps that of a file's closing.
+            self.open.clear();
+        }
+        for path in &event.paths {
+            match event.kind {
+                EventKind::Modify(ModifyKind::Data(_)) => {
+                    self.open.insert(path.clone());
+                }
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                    self.open.remove(path);
+                }
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                    self.open.remove(path);
+                    self.lost.insert(path.clone());
+                }
+                _ => {}
+            }
         }
     }
 }

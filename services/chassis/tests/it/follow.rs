@@ -544,6 +544,35 @@ fn a_change_before_the_watch_begins_is_not_missed() {
 }
 
 #[test]
+fn a_bundle_is_not_taken_while_it_is_written() {
+    let (folder, root, _) = stage();
+    let followed = Followed::at(&folder.path(""));
+    // Once this is taken, the folder is watched.
+    let issued = issue(&root);
+    replace(&folder.path("tls.key"), &issued.key);
+    replace(&folder.path("tls.crt"), &issued.chain);
+    followed.takes(&issued);
+    let before = followed.counted("ok");
+    let (second, third) = (Ca::new("second"), Ca::new("third"));
+    let first_peer = chain(&root.issue(&Leaf::pinger("a")).chain);
+    let last_peer = chain(&third.issue(&Leaf::pinger("a")).chain);
+    let mut file = fs::File::create(folder.path("ca.crt")).expect("a file");
+    for whole in [second.pem(), root.pem(), third.pem()] {
+        file.write_all(whole.as_bytes()).expect("to be written");
+        // Each piece is a good bundle, and lies still for long.
+        let pause = Instant::now() + Duration::from_millis(400);
+        while Instant::now() < pause {
+            thread::sleep(Duration::from_millis(10));
+            assert!(followed.current.get().verify_client(&first_peer).is_ok(), "a half bundle");
+        }
+    }
+    drop(file);
+    eventually("the whole", || followed.current.get().verify_client(&last_peer).is_ok());
+    assert!(followed.current.get().verify_client(&first_peer).is_ok());
+    assert_eq!((followed.counted("ok"), followed.counted("refused")), (before + 1, 0));
+}
+
+#[test]
 fn a_file_that_someone_keeps_open_is_taken_after_a_while() {
     let (folder, root, _) = stage();
     let followed = Followed::at(&folder.path(""));
