@@ -1,5 +1,6 @@
 //! The library seen from outside; one program, so that it is linked once.
 
+mod credentials;
 mod follow;
 mod handshakes;
 mod leaf;
@@ -11,3 +12,4 @@ mod properties;
 mod reasons;
 mod roots;
 mod support;
+mod tried;

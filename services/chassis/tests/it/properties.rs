@@ -1,5 +1,5 @@
-//! What holds for every input. Here it is tried with some, within a bound; `fuzz/` tries it with as
-//! many as there is time for.
+//! What holds for every input. `tried` tries it with some, within a bound, and `fuzz/` with as many
+//! as there is time for.
 
 use std::{
     fs,
@@ -16,6 +16,7 @@ use chassis::{
         roots::Roots,
     },
 };
+use rustls::pki_types::CertificateDer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,23 +66,30 @@ pub(crate) fn pem(bytes: &[u8]) {
         .count();
     assert_eq!(certificates.len(), ends, "none is passed over");
     for der in &certificates {
-        let _ = validity(der);
-        let Ok(names) = Names::of(der) else { continue };
-        match names.identity() {
-            Ok(known) => {
-                assert!(!known.is_empty() && names.unreadable == 0 && names.uris.len() <= 1);
-                for name in &known {
-                    assert!(!name.to_string().contains(char::is_control));
-                    match name {
-                        Name::Spiffe(id) => assert_eq!(names.uris, [id.as_str()]),
-                        Name::Dns(name) => {
-                            assert!(names.uris.is_empty() && names.dns.contains(name));
-                        }
+        certificate(der);
+    }
+}
+
+/// A certificate's holder is nobody, or has names that can be compared and printed.
+pub(crate) fn certificate(der: &CertificateDer<'_>) {
+    let _ = validity(der);
+    let Ok(names) = Names::of(der) else {
+        return;
+    };
+    match names.identity() {
+        Ok(known) => {
+            assert!(!known.is_empty() && names.unreadable == 0 && names.uris.len() <= 1);
+            for name in &known {
+                assert!(!name.to_string().contains(char::is_control));
+                match name {
+                    Name::Spiffe(id) => assert_eq!(names.uris, [id.as_str()]),
+                    Name::Dns(name) => {
+                        assert!(names.uris.is_empty() && names.dns.contains(name));
                     }
                 }
             }
-            Err(wrong) => assert!(!wrong.to_string().contains(char::is_control)),
         }
+        Err(wrong) => assert!(!wrong.to_string().contains(char::is_control)),
     }
 }
 
@@ -170,129 +178,5 @@ fn forget_nothings(tree: &mut serde_json::Value) {
     if let Some(table) = tree.as_object_mut() {
         table.retain(|_, value| !value.is_null());
         table.values_mut().for_each(forget_nothings);
-    }
-}
-
-mod tried_with_some {
-    use devpki::Ca;
-    use proptest::{collection::vec, prelude::any, proptest, sample::select, strategy::Strategy};
-
-    use crate::support::{Folder, bounded};
-
-    /// Texts that are made of pieces of real ones.
-    fn of_pieces(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
-        vec(select(pieces), 0..12).prop_map(|pieces| pieces.concat())
-    }
-
-    const YAML: &[&str] = &[
-        "insecure",
-        "service",
-        "port",
-        "host",
-        "minTlsVersion",
-        "idleTimeout",
-        "allowedClients",
-        "tlsCertificate",
-        "maxConnections",
-        "metrics",
-        "endpoint",
-        "log",
-        "level",
-        ": ",
-        ":",
-        " ",
-        "\n",
-        "\n  ",
-        "- ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ", ",
-        "true",
-        "1",
-        "1.2",
-        "1.3",
-        "0x10",
-        "-1",
-        "8080",
-        "~",
-        "null",
-        "'",
-        "\"",
-        "&a ",
-        "*a",
-        "---\n",
-        "# ",
-        "10s",
-        "250ms",
-        "::1",
-        "0.0.0.0",
-        "info",
-        "debug",
-        "/x",
-        "\t",
-        "!",
-        "|",
-        ">",
-        "%",
-        "\u{feff}",
-        "?",
-        ".",
-        "\\0",
-    ];
-
-    const PEM: &[&str] = &[
-        "-----BEGIN CERTIFICATE-----\n",
-        "-----END CERTIFICATE-----\n",
-        "-----BEGIN PRIVATE KEY-----\n",
-        "-----END PRIVATE KEY-----\n",
-        "-----BEGIN EC PRIVATE KEY-----",
-        "-----END EC PRIVATE KEY-----",
-        "-----BEGIN ",
-        "-----END ",
-        "-----",
-        "-",
-        "\n",
-        "\r\n",
-        "\r",
-        " ",
-        "AAAA",
-        "MIIB",
-        "=",
-        "CERTIFICATE",
-        "MAA=\n",
-        "Proc-Type: 4,ENCRYPTED\n",
-        "-----BEGIN X\n",
-        "TRUSTED ",
-    ];
-
-    proptest! {
-        #![proptest_config(bounded(500))]
-
-        #[test]
-        fn any_bytes_are_a_good_configuration_or_refused(bytes in vec(any::<u8>(), 0..64)) {
-            super::configuration(&Folder::new().path(""), &bytes);
-        }
-
-        #[test]
-        fn anything_like_yaml_is_a_good_configuration_or_refused(text in of_pieces(YAML)) {
-            super::configuration(&Folder::new().path(""), text.as_bytes());
-        }
-
-        #[test]
-        fn anything_like_pem_is_taken_whole_or_refused(text in of_pieces(PEM)) {
-            super::pem(text.as_bytes());
-        }
-
-        #[test]
-        fn a_certificate_with_any_byte_changed_is_taken_or_refused(at in 0_usize..1000, byte: u8) {
-            let issued = Ca::new("a root").issue(&devpki::Leaf::ponger("a"));
-            let mut text = issued.chain.into_bytes();
-            let at = at % text.len();
-            text[at] = byte;
-            super::pem(&text);
-            super::identity(&Folder::new().path(""), &text, issued.key.as_bytes());
-        }
     }
 }
