@@ -345,10 +345,14 @@ impl Folders {
         });
         let mut fresh = false;
         for (folder, inode) in wanted {
-            if !self.watched.contains_key(&folder)
-                && watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
-            {
+            if self.watched.contains_key(&folder) {
+                continue;
+            }
+            if watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok() {
                 self.watched.insert(folder, inode);
+                fresh = true;
+            } else if nearest_existing(&folder) != Some((folder, inode)) {
+                // It has gone away since it was found.
                 fresh = true;
             }
         }
