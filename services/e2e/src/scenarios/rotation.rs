@@ -1,0 +1,86 @@
+//! Certificates, keys and roots change while the pair runs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Result, ensure};
+use devpki::{Ca, Issued};
+
+use crate::{
+    place::{Place, Service},
+    stranger::Answer,
+    wait::{seconds, until},
+    window::Window,
+};
+
+pub(crate) async fn leaves(place: &Place) -> Result<String> {
+    let window = Window::open(place).await?;
+    renew(place).await?;
+    some_pongs(place).await?;
+    Ok(window.close(place).await?.none_lost()?.to_string())
+}
+
+pub(crate) async fn root(place: &Place) -> Result<String> {
+    let window = Window::open(place).await?;
+    let (old, new) = (place.root(), Arc::new(Ca::new("ping-pong e2e, next")));
+    let of_old = place.issue(Service::Pinger);
+
+    place.changed(&Service::BOTH, "ok", || async { place.trust(&[&old, &new]).await }).await?;
+    place.set_root(Arc::clone(&new));
+    renew(place).await?;
+    place.changed(&Service::BOTH, "ok", || async { place.trust(&[&new]).await }).await?;
+
+    let (_, answer) = place.knock(Some(&of_old)).await?;
+    ensure!(
+        matches!(answer, Answer::Refused(_)),
+        "a holder of the old root's certificate was let in: {answer:?}"
+    );
+    some_pongs(place).await?;
+    let tally = window.close(place).await?;
+    Ok(format!("{}; a holder of the old root: refused", tally.none_lost()?))
+}
+
+pub(crate) async fn broken(place: &Place) -> Result<String> {
+    let window = Window::open(place).await?;
+    let mut good = BTreeMap::new();
+    for service in Service::BOTH {
+        let (one, another) = (place.issue(service), place.issue(service));
+        let mixed = Issued { chain: one.chain.clone(), key: another.key };
+        place
+            .changed(&[service], "refused", || async { place.give(service, &mixed).await })
+            .await?;
+        good.insert(service, one);
+    }
+    some_pongs(place).await?;
+    for (service, good) in &good {
+        place.changed(&[*service], "ok", || async { place.give(*service, good).await }).await?;
+    }
+    some_pongs(place).await?;
+    Ok(format!("{}; refused by both, repaired in both", window.close(place).await?.none_lost()?))
+}
+
+/// New certificates from the root that there is, for both.
+async fn renew(place: &Place) -> Result<()> {
+    place
+        .changed(&Service::BOTH, "ok", || async {
+            for service in Service::BOTH {
+                place.give(service, &place.issue(service)).await?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Waits for pongs by what is in force now.
+async fn some_pongs(place: &Place) -> Result<()> {
+    let pongs = || async {
+        let metrics = place.metrics(Service::Pinger).await?;
+        let of = metrics.values().map(|of| of.sum("pinger_pings_total", &[("result", "pong")]));
+        anyhow::Ok(of.sum::<f64>())
+    };
+    let before = pongs().await?;
+    until("pinger gets ten more pongs", seconds(60), || async {
+        let now = pongs().await?;
+        Ok(if now >= before + 10.0 { Ok(()) } else { Err((now - before).to_string()) })
+    })
+    .await
+}
