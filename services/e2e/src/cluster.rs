@@ -115,7 +115,13 @@ impl Cluster {
         self.make_namespace(ours).await?;
         self.identities(ours).await?;
         self.apply_folder("base", ours, &[], &[OFTEN]).await?;
-        self.pair_ready(ours).await
+        self.pair_ready(ours).await?;
+        until("pinger gets its first pong", seconds(60), || async {
+            let journal = self.journal(Service::Pinger);
+            let there = journal.values().flatten().any(|line| line.contains("Got pong"));
+            Ok(if there { Ok(()) } else { Err(format!("{journal:?}")) })
+        })
+        .await
     }
 
     /// Makes the Secrets and the trust bundle of the pair in `namespace`, as if it were there.
@@ -416,6 +422,11 @@ impl Cluster {
                         "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                         "capabilities": { "drop": ["ALL"] },
                     },
+                    // The policies name them.
+                    "ports": [
+                        { "name": "tls", "containerPort": 8443 },
+                        { "name": "admin", "containerPort": 2112 },
+                    ],
                     "readinessProbe": { "httpGet": { "path": "/readyz", "port": 2112 }, "periodSeconds": 1 },
                     "volumeMounts": [{ "name": "files", "mountPath": "/files", "readOnly": true }],
                 }],
@@ -469,6 +480,22 @@ impl Cluster {
                 Ok(())
             }
         }
+    }
+
+    /// Asks for a pod to be evicted, once: what the API server said against it.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub async fn evict(&self, pod: &str) -> Result<Option<String>> {
+        // Not by the kube crate, which asks again by itself until the budget allows it.
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": { "name": pod, "namespace": self.namespace },
+        });
+        let asked =
+            self.kubectl_with(&["create", "--raw", &path, "-f", "-"], Some(&eviction)).await;
+        Ok(asked.err().map(|error| format!("{error:#}")))
     }
 
     /// Removes an object, at once.

@@ -179,6 +179,17 @@ impl Place {
         }
     }
 
+    /// The metrics of one process.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics_of(&self, name: &str) -> Result<Samples> {
+        match self {
+            Self::Local(local) => local.metrics_of(name).await,
+            Self::Cluster(cluster) => cluster.metrics_of(name).await,
+        }
+    }
+
     /// A connection to one ponger, and which it is.
     ///
     /// # Errors

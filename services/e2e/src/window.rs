@@ -51,6 +51,10 @@ impl Ledger {
         self.pongs.len() + self.lost.len()
     }
 
+    fn last_ended(&self) -> Option<u64> {
+        self.pongs.last().copied().max(self.lost.keys().last().copied())
+    }
+
     fn last(&self) -> Option<u64> {
         self.sent.last().copied()
     }
@@ -77,7 +81,8 @@ fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
 pub struct Window {
     /// For each pinger: pongs and lost pings until now, by its metrics.
     counted: BTreeMap<String, (f64, f64)>,
-    /// For each pinger: the last ping that it had sent.
+    /// For each pinger: the last ping of which it had said what came of it. The one under way is
+    /// this window's.
     last: BTreeMap<String, Option<u64>>,
 }
 
@@ -89,7 +94,8 @@ impl Window {
     pub async fn open(place: &Place) -> Result<Self> {
         let counted = counted(place).await?;
         caught_up(place, &counted).await?;
-        let last = ledgers(place).into_iter().map(|(name, ledger)| (name, ledger.last())).collect();
+        let last =
+            ledgers(place).into_iter().map(|(name, ledger)| (name, ledger.last_ended())).collect();
         Ok(Self { counted, last })
     }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, EvictParams},
+    api::{DeleteParams, ListParams},
 };
 use tokio::process::Command;
 
@@ -132,12 +132,12 @@ pub(crate) async fn drain(place: &Place, cluster: &Cluster) -> Result<String> {
     let window = Window::open(place).await?;
     let drained = drained(cluster, &node).await;
     cluster.kubectl(&["uncordon", &node]).await?;
-    let refused = drained?;
+    drained?;
     let tally = window.close(place).await?;
-    Ok(format!("{}; the budget's refusal: {refused}", tally.none_lost()?))
+    Ok(format!("{}; of two evictions at once, the budget refused one", tally.none_lost()?))
 }
 
-async fn drained(cluster: &Cluster, node: &str) -> Result<String> {
+async fn drained(cluster: &Cluster, node: &str) -> Result<()> {
     // Only our own pods: whoever else lives in the cluster is left alone.
     let selector = format!("{LABEL}={}", cluster.namespace);
     let arguments =
@@ -160,15 +160,15 @@ async fn drained(cluster: &Cluster, node: &str) -> Result<String> {
     // Two evictions at once: the budget allows one.
     let pods = cluster.ready_pods(Service::Ponger).await?;
     let [one, two] = &pods[..] else { bail!("there are {} pongers", pods.len()) };
-    let api = cluster.pods_api();
-    api.evict(&one.name_any(), &EvictParams::default()).await?;
-    let refused = match api.evict(&two.name_any(), &EvictParams::default()).await {
-        Ok(_) => bail!("both pongers may be evicted at once"),
-        Err(kube::Error::Api(status)) if status.code == 429 => status.message,
-        Err(error) => return Err(error.into()),
+    let (one, two) = (one.name_any(), two.name_any());
+    let refused = match tokio::try_join!(cluster.evict(&one), cluster.evict(&two))? {
+        (None, None) => bail!("both pongers may be evicted at once"),
+        (None, Some(refused)) | (Some(refused), None) => refused,
+        (Some(one), Some(_)) => bail!("no ponger may be evicted: {one}"),
     };
+    ensure!(refused.contains("disruption budget"), "{refused}");
     cluster.rolled_out(&cluster.namespace, Service::Ponger).await?;
-    Ok(refused.trim_end_matches('.').to_owned())
+    Ok(())
 }
 
 pub(crate) async fn node_stop(place: &Place, cluster: &Cluster) -> Result<String> {
@@ -214,37 +214,48 @@ async fn after_stop(place: &Place, cluster: &Cluster, node: &str, began: Instant
     .await
 }
 
-/// A node with a ponger and without pinger, that is no server, and that is a container here.
+/// An agent that is a container here, with a ponger on it and without pinger.
 async fn expendable(cluster: &Cluster) -> Result<String> {
     let nodes: Api<Node> = Api::all(cluster.client());
-    let mut reason = "no agent has a ponger".to_owned();
-    for pod in cluster.ready_pods(Service::Ponger).await? {
-        let node = node_of(&pod);
-        let is_server =
-            nodes.get(&node).await?.labels().contains_key("node-role.kubernetes.io/control-plane");
-        if is_server {
-            continue;
-        }
-        if docker(&["inspect", "--type", "container", &node]).await.is_err() {
-            reason =
-                format!("the node {node} is no container of this machine, so it cannot be stopped");
-            continue;
-        }
-        let with_pinger = |pods: Vec<_>| pods.iter().any(|pod| node_of(pod) == node);
-        if with_pinger(cluster.pods(Service::Pinger).await?) {
-            // pinger moves out.
-            cluster.kubectl(&["cordon", &node]).await?;
-            let moved = async {
-                cluster.ours(&["rollout", "restart", "deployment/pinger"]).await?;
-                cluster.rolled_out(&cluster.namespace, Service::Pinger).await
-            }
-            .await;
-            cluster.kubectl(&["uncordon", &node]).await?;
-            moved?;
-        }
-        return Ok(node);
+    let nodes = nodes.list(&ListParams::default()).await?.items;
+    let is_server =
+        |node: &&Node| node.labels().contains_key("node-role.kubernetes.io/control-plane");
+    let servers: Vec<_> = nodes.iter().filter(is_server).map(Node::name_any).collect();
+    let agents: Vec<_> = nodes.iter().filter(|node| !is_server(node)).map(Node::name_any).collect();
+    if agents.len() < 2 {
+        return Err(Skip("there are not two agents, one to stop and one to go on".into()).into());
     }
-    Err(Skip(reason).into())
+    for agent in &agents {
+        if docker(&["inspect", "--type", "container", agent]).await.is_err() {
+            let cause = format!(
+                "the node {agent} is no container of this machine, so it cannot be stopped"
+            );
+            return Err(Skip(cause).into());
+        }
+    }
+    // pongers to the agents, one on each, and pinger to any node but one of them.
+    let node = agents.first().context("an agent")?;
+    move_off(cluster, &servers, Service::Ponger).await?;
+    move_off(cluster, std::slice::from_ref(node), Service::Pinger).await?;
+    let pongers = cluster.ready_pods(Service::Ponger).await?;
+    ensure!(pongers.iter().any(|pod| node_of(pod) == *node), "no ponger went to {node}");
+    Ok(node.clone())
+}
+
+/// Rolls a service out while it may not run on `nodes`.
+async fn move_off(cluster: &Cluster, nodes: &[String], service: Service) -> Result<()> {
+    for node in nodes {
+        cluster.kubectl(&["cordon", node]).await?;
+    }
+    let moved = async {
+        cluster.ours(&["rollout", "restart", &format!("deployment/{service}")]).await?;
+        cluster.rolled_out(&cluster.namespace, service).await
+    }
+    .await;
+    for node in nodes {
+        cluster.kubectl(&["uncordon", node]).await?;
+    }
+    moved
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use devpki::{Ca, Issued, Leaf};
 use time::Duration;
 
@@ -50,29 +50,26 @@ pub(crate) async fn strangers(place: &Place) -> Result<String> {
         ("another SPIFFE ID", Some(another), Counted::Denied("not_allowed")),
         ("an expired one", Some(expired), Counted::Handshake("tls_expired")),
     ];
-    // One that is let in, so that the refusals mean something.
-    let (_, answer) = place.knock(Some(&place.issue(Service::Pinger))).await?;
-    ensure!(answer.is_pong(), "pinger's own certificate was not let in: {answer:?}");
-
     let window = Window::open(place).await?;
+    // One that is let in, so that the refusals mean something.
+    let (at, answer) = place.knock(Some(&place.issue(Service::Pinger))).await?;
+    ensure!(answer.is_pong(), "pinger's own certificate was not let in: {answer:?}");
+    let mut samples = place.metrics_of(&at).await?;
     let mut said = Vec::new();
     for (who, certificate, counted) in &cases {
-        let before = place.metrics(Service::Ponger).await?;
-        let (at, answer) = place.knock(certificate.as_ref()).await?;
+        let (knocked_at, answer) = place.knock(certificate.as_ref()).await?;
+        ensure!(knocked_at == at, "{at} is gone");
         match (counted, &answer) {
             (Counted::Handshake(_), Answer::Refused(_))
             | (Counted::Denied(_), Answer::Said(403, _)) => {}
-            _ => anyhow::bail!("a stranger with {who} was answered: {answer:?}"),
+            _ => bail!("a stranger with {who} was answered: {answer:?}"),
         }
-        let before = counted.of(before.get(&at).with_context(|| format!("{at} is gone"))?);
-        until(&format!("{at} counts a stranger with {who}"), seconds(10), || async {
-            let now = place.metrics(Service::Ponger).await?;
-            let now = now.get(&at).map_or(0.0, |samples| counted.of(samples));
-            Ok(if now == before + 1.0 {
-                Ok(())
-            } else {
-                Err(format!("{before} before, {now} now"))
-            })
+        let before = counted.of(&samples);
+        samples = until(&format!("{at} counts a stranger with {who}"), seconds(10), || async {
+            let samples = place.metrics_of(&at).await?;
+            let now = counted.of(&samples);
+            let counts = now == before + 1.0;
+            Ok(if counts { Ok(samples) } else { Err(format!("{before} before, {now} now")) })
         })
         .await?;
         let (Counted::Handshake(reason) | Counted::Denied(reason)) = counted;

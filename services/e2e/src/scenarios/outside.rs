@@ -36,8 +36,9 @@ async fn asked(place: &Place, cluster: &Cluster, namespace: &str) -> Result<Stri
         .stdout(Stdio::piped())
         .spawn()?;
     let output = forward.stdout.take().context("its output")?;
-    let line =
-        BufReader::new(output).lines().next_line().await?.context("kubectl does not forward")?;
+    // Kept until the end: kubectl ends when nobody hears it.
+    let mut lines = BufReader::new(output).lines();
+    let line = lines.next_line().await?.context("kubectl does not forward")?;
     let port: u16 = line
         .split_once("127.0.0.1:")
         .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
