@@ -195,6 +195,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// A folder of the manifests, rendered as it is.
+    ///
+    /// # Errors
+    /// When it cannot be rendered.
+    pub async fn render(&self, folder: &str) -> Result<String> {
+        let folder = self.target.manifests.join(folder).display().to_string();
+        self.kubectl(&["kustomize", &folder]).await
+    }
+
     /// Waits until both Deployments in `namespace` are as they are meant to be.
     ///
     /// # Errors

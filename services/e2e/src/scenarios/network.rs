@@ -54,18 +54,22 @@ async fn proven(place: &Place, cluster: &Cluster, outside: &str) -> Result<Strin
     let stranger = |name| Who { name, namespace: outside, label: "stranger" };
     let neighbour = |name| Who { name, namespace: ours, label: "neighbour" };
     let as_pinger = |name| Who { name, namespace: ours, label: "pinger" };
+    let as_ponger = |name| Who { name, namespace: ours, label: "ponger" };
+    let bystander = format!("https://bystander.{outside}.svc");
     let monitor = |name| Who { name, namespace: "monitoring", label: "monitor" };
     // The admin port is plain HTTP, and what it says is no pong: that it says it, is reaching it.
-    let ways: [(Who<'_>, String, bool); 11] = [
+    let ways: [(Who<'_>, String, bool); 13] = [
         (stranger("stranger-ponger"), service.clone(), false),
         (stranger("stranger-ponger-admin"), admin(&ponger), false),
         (stranger("stranger-pinger-admin"), admin(&pinger), false),
         (neighbour("neighbour-ponger"), format!("https://{ponger}:8443"), false),
         (neighbour("neighbour-admin"), admin(&ponger), false),
+        (neighbour("neighbour-outside"), bystander.clone(), false),
+        (as_ponger("ponger-outside"), bystander.clone(), false),
         (as_pinger("pinger-ponger"), service.clone(), true),
         (as_pinger("pinger-ponger-admin"), admin(&ponger), false),
         (as_pinger("pinger-api"), "https://kubernetes.default.svc".into(), false),
-        (as_pinger("pinger-outside"), format!("https://bystander.{outside}.svc"), false),
+        (as_pinger("pinger-outside"), bystander, false),
         (monitor("monitoring-admin"), admin(&ponger), true),
         (monitor("monitoring-ponger"), format!("https://{ponger}:8443"), false),
     ];

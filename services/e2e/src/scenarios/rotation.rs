@@ -7,7 +7,7 @@ use devpki::{Ca, Issued};
 
 use crate::{
     place::{Place, Service},
-    stranger::Answer,
+    stranger::{Answer, Client},
     wait::{seconds, until},
     window::Window,
 };
@@ -22,21 +22,35 @@ pub(crate) async fn leaves(place: &Place) -> Result<String> {
 pub(crate) async fn root(place: &Place) -> Result<String> {
     let window = Window::open(place).await?;
     let (old, new) = (place.root(), Arc::new(Ca::new("ping-pong e2e, next")));
-    let of_old = place.issue(Service::Pinger);
+    let roots = format!("{}{}", old.pem(), new.pem());
+    let holder = Client::new(&roots, Some(&place.issue(Service::Pinger)))?;
 
     place.changed(&Service::BOTH, "ok", || async { place.trust(&[&old, &new]).await }).await?;
     place.set_root(Arc::clone(&new));
     renew(place).await?;
+    // A holder of the old root's certificate, who is still let in: with a session that it may
+    // resume later, and over a connection that it keeps.
+    let (at, stream) = place.dial().await?;
+    let answer = holder.knock(stream, "ponger").await?;
+    ensure!(answer.is_pong(), "{at} refused a holder of a root that it trusts: {answer:?}");
+    let mut kept = holder.open(place.dial().await?.1, "ponger").await?;
+    ensure!(kept.is_good().await, "{at} does not answer over a connection that is kept");
     place.changed(&Service::BOTH, "ok", || async { place.trust(&[&new]).await }).await?;
 
-    let (_, answer) = place.knock(Some(&of_old)).await?;
+    ensure!(!kept.is_good().await, "a connection of the old root's holder lives on");
+    let (again, stream) = place.dial().await?;
+    ensure!(again == at, "{at} is gone");
+    let answer = holder.knock(stream, "ponger").await?;
     ensure!(
         matches!(answer, Answer::Refused(_)),
         "a holder of the old root's certificate was let in: {answer:?}"
     );
     some_pongs(place).await?;
     let tally = window.close(place).await?;
-    Ok(format!("{}; a holder of the old root: refused", tally.none_lost()?))
+    Ok(format!(
+        "{}; the old root's holder is refused, with a kept connection and a known session too",
+        tally.none_lost()?
+    ))
 }
 
 pub(crate) async fn broken(place: &Place) -> Result<String> {
