@@ -6,6 +6,9 @@ apps=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 k8s=${PING_PONG_K8S:-$apps/../../k8s}
 state=${PING_PONG_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/ping-pong}
 
+# One script that runs another lets it count on.
+SECONDS=${PING_PONG_SECONDS:-0}
+
 cluster=ping-pong
 context=k3d-$cluster
 namespace=ping-pong
@@ -40,7 +43,8 @@ apply() { kube apply --server-side --force-conflicts --field-manager=ping-pong "
 
 context_exists() {
 	need kubectl "speaks with the cluster"
-	kubectl config get-contexts -o name 2>/dev/null | grep -qxF "$context" ||
+	# Not by grep -q, which leaves kubectl with a broken pipe.
+	kubectl config get-contexts -o name 2>/dev/null | grep -xF "$context" >/dev/null ||
 		die "there is no context $context" "run cluster-up, or name another one by --context"
 	kube get --raw /readyz --request-timeout=10s >/dev/null 2>&1 ||
 		die "the cluster of context $context does not answer" "start it (\`k3d cluster start $cluster\`), or run cluster-up again"
