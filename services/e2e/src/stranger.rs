@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use devpki::Issued;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, pki_types::ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -107,6 +107,11 @@ impl std::fmt::Debug for Kept {
 }
 
 impl Kept {
+    /// Whether it came about by a session of before, without certificates.
+    pub fn is_resumed(&self) -> bool {
+        self.0.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
     /// Whether it is still good for a pong.
     pub async fn is_good(&mut self) -> bool {
         let asked = async {

@@ -79,8 +79,6 @@ fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
 /// A window that was opened.
 #[derive(Debug)]
 pub struct Window {
-    /// For each pinger: pongs and lost pings until now, by its metrics.
-    counted: BTreeMap<String, (f64, f64)>,
     /// For each pinger: the last ping of which it had said what came of it. The one under way is
     /// this window's.
     last: BTreeMap<String, Option<u64>>,
@@ -92,11 +90,10 @@ impl Window {
     /// # Errors
     /// When pinger does not answer, or its log does not come.
     pub async fn open(place: &Place) -> Result<Self> {
-        let counted = counted(place).await?;
-        caught_up(place, &counted).await?;
+        caught_up(place, &counted(place).await?).await?;
         let last =
             ledgers(place).into_iter().map(|(name, ledger)| (name, ledger.last_ended())).collect();
-        Ok(Self { counted, last })
+        Ok(Self { last })
     }
 
     /// Closes it.
@@ -109,17 +106,16 @@ impl Window {
         let mut tally = Tally::default();
         for (name, ledger) in ledgers(place) {
             let lives = now.contains_key(&name);
-            // After its opening: what was lost by then is not this window's.
-            let ledger = ledger.after(self.last.get(&name).copied().flatten());
-            if let (Some(before), Some(now)) = (self.counted.get(&name), now.get(&name)) {
-                let by_metrics = now.1 - before.1;
+            if let Some((_, lost)) = now.get(&name) {
                 #[expect(clippy::cast_precision_loss, reason = "so many pings there are not")]
-                let by_log = ledger.lost.len() as f64;
+                let named = ledger.lost.len() as f64;
                 ensure!(
-                    by_log >= by_metrics,
-                    "{name} counted {by_metrics} lost pings, and its log names {by_log}"
+                    named >= *lost,
+                    "{name} counted {lost} lost pings, and its log names {named}"
                 );
             }
+            // What was lost by its opening is not this window's.
+            let ledger = ledger.after(self.last.get(&name).copied().flatten());
             tally.add(&ledger, lives);
         }
         Ok(tally)

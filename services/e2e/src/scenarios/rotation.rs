@@ -34,6 +34,7 @@ pub(crate) async fn root(place: &Place) -> Result<String> {
     let answer = holder.knock(stream, "ponger").await?;
     ensure!(answer.is_pong(), "{at} refused a holder of a root that it trusts: {answer:?}");
     let mut kept = holder.open(place.dial().await?.1, "ponger").await?;
+    ensure!(!kept.is_resumed(), "{at} resumes sessions, so that no certificate is looked at again");
     ensure!(kept.is_good().await, "{at} does not answer over a connection that is kept");
     place.changed(&Service::BOTH, "ok", || async { place.trust(&[&new]).await }).await?;
 
