@@ -1,0 +1,16 @@
+# nix fmt: every language of the tree in its own formatter.
+{ pkgs, rust, ... }:
+pkgs.writeShellApplication {
+  name = "fmt";
+  runtimeInputs = [
+    rust.channel.default
+    pkgs.findutils
+    pkgs.gnugrep
+    pkgs.nixfmt
+    pkgs.shfmt
+  ];
+  text = ''
+    cargo fmt --all
+    nix/tests/lint --write
+  '';
+}
