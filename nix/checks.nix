@@ -1,0 +1,108 @@
+# nix flake check: everything that is built, and everything that must hold of it.
+{
+  inputs,
+  lib,
+  packages,
+  pkgs,
+  rust,
+  self,
+  system,
+  ...
+}:
+let
+  inherit (rust) checkArgs craneLib workspace;
+
+  # What is not Rust, for those who read it; prose again left out.
+  tree = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../.github
+      ../flake.lock
+      ../flake.nix
+      ../nix
+      (lib.fileset.maybeMissing ../.ci)
+    ];
+  };
+
+  # The same program, built a second time in another derivation.
+  again =
+    name:
+    packages.${name}.overrideAttrs {
+      name = "${name}-again";
+    };
+in
+# Every package and the dev shell, so that none rots unseen.
+removeAttrs packages [ "default" ]
+// {
+  devshell = self.devShells.${system}.default;
+
+  tests = craneLib.cargoTest checkArgs;
+  clippy = craneLib.cargoClippy (
+    checkArgs // { cargoClippyExtraArgs = "--all-targets -- --deny warnings"; }
+  );
+  docs = craneLib.cargoDoc (checkArgs // { env.RUSTDOCFLAGS = "--deny warnings"; });
+  rustfmt = craneLib.cargoFmt (rust.common // { src = workspace; });
+  deny = craneLib.cargoDeny (rust.common // { src = workspace; });
+  audit = craneLib.cargoAudit (
+    rust.common
+    // {
+      src = workspace;
+      inherit (inputs) advisory-db;
+    }
+  );
+
+  lint =
+    pkgs.runCommand "check-lint"
+      {
+        nativeBuildInputs = [
+          pkgs.deadnix
+          pkgs.jq
+          pkgs.nixfmt
+          pkgs.shellcheck
+          pkgs.shfmt
+          pkgs.statix
+          pkgs.zizmor
+        ];
+      }
+      ''
+        bash ${tree}/nix/tests/lint
+        bash ${tree}/nix/tests/lock
+        statix check ${tree}
+        zizmor --offline --pedantic ${tree}/.github/workflows
+        touch $out
+      '';
+
+  images = pkgs.runCommand "check-images" { nativeBuildInputs = [ pkgs.jq ]; } ''
+    bash ${./tests/image} ponger ${packages.ponger-image}
+    bash ${./tests/image} pinger ${packages.pinger-image}
+    touch $out
+  '';
+
+  # Against the API server's own schemas, which the tool carries.
+  manifests-valid =
+    pkgs.runCommand "check-manifests" { nativeBuildInputs = [ pkgs.kubectl-validate ]; }
+      ''
+        kubectl-validate ${packages.manifests}
+        touch $out
+      '';
+
+  # Real processes, real certificates: not one of fifty pings may be lost.
+  local-run = pkgs.runCommand "check-local" { } ''
+    export HOME=$TMPDIR
+    ${lib.getExe packages.local} --count 50 --interval 20ms
+    touch $out
+  '';
+
+  # Bit for bit: what is in the images depends on nothing but its source.
+  reproducible = pkgs.runCommand "check-reproducible" { } (
+    lib.concatMapStrings
+      (name: ''
+        cmp ${lib.getExe packages.${name}} ${lib.getExe (again name)}
+      '')
+      [
+        "ponger"
+        "pinger"
+      ]
+    + "touch $out"
+  );
+}
