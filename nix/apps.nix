@@ -17,12 +17,7 @@ let
 
   # What is built, and not what a script would build.
   env = {
-    PING_PONG_BIN = "${
-      pkgs.symlinkJoin {
-        name = "ping-pong";
-        paths = lib.attrValues rust.programs;
-      }
-    }/bin";
+    PING_PONG_BIN = "${rust.together}/bin";
     PING_PONG_IMAGES = "${packages.ponger-image} ${packages.pinger-image}";
     PING_PONG_K8S = "${../k8s}";
   };
@@ -75,7 +70,7 @@ lib.mapAttrs app (
       ];
     };
     cluster-down = {
-      description = "Removes that cluster";
+      description = "Removes the cluster that cluster-up made";
       tools = [
         docker-client
         k3d
@@ -100,6 +95,7 @@ lib.mapAttrs app (
     e2e = {
       description = "The acceptance scenarios, here or with --context in a cluster";
       tools = [
+        docker-client
         kubectl
         openssl
       ];

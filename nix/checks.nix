@@ -93,6 +93,13 @@ removeAttrs packages [ "default" ]
     touch $out
   '';
 
+  # The acceptance scenarios that need no cluster.
+  scenarios = pkgs.runCommand "check-scenarios" { nativeBuildInputs = [ pkgs.openssl ]; } ''
+    export HOME=$TMPDIR
+    ${rust.together}/bin/e2e
+    touch $out
+  '';
+
   # Bit for bit: what is in the images depends on nothing but its source.
   reproducible = pkgs.runCommand "check-reproducible" { } (
     lib.concatMapStrings

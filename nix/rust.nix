@@ -137,6 +137,8 @@ let
       }
     );
 
+  built = lib.genAttrs programs build;
+
   # Checks do what `cargo test` does at a desk: the same profile, the same libc.
   checkArgs = common // {
     src = workspace;
@@ -150,13 +152,15 @@ in
     common
     craneLib
     manifest
-    programDeps
-    sourceOf
     target
-    toolchain
     workspace
     ;
-  programs = lib.genAttrs programs build;
+  programs = built;
+  # Copies, since e2e looks for the services beside itself.
+  together = pkgs.runCommand "ping-pong" { } (
+    "mkdir -p $out/bin\n"
+    + lib.concatMapStrings (name: "cp ${lib.getExe built.${name}} $out/bin/\n") programs
+  );
   checkArgs = checkArgs // {
     cargoArtifacts = craneLib.buildDepsOnly checkArgs;
   };
