@@ -17,6 +17,7 @@
       })
     ]
     ++ lib.attrValues {
+      promtool = pkgs.prometheus.cli;
       inherit (pkgs)
         cargo-audit
         cargo-deny

@@ -68,26 +68,29 @@ let
       }
     );
 
-  # Prose is left out: a word in a README must not rebuild a binary.
   sourceOf =
-    paths:
+    files:
     lib.fileset.toSource {
       root = ../.;
-      fileset = lib.fileset.difference (lib.fileset.unions (
+      fileset = lib.fileset.unions (
         [
-          ../Cargo.toml
           ../Cargo.lock
+          ../Cargo.toml
         ]
-        ++ paths
-      )) (lib.fileset.fileFilter (file: file.hasExt "md") ../.);
+        ++ files
+      );
     };
-  workspace = sourceOf [
-    ../services
+  # Prose is left out: a word in it must not rebuild a program.
+  code = lib.fileset.fileFilter (file: !file.hasExt "md");
+  everything = [
+    (code ../services)
+    ../.cargo
+    ../deny.toml
     ../rustfmt.toml
-    (lib.fileset.maybeMissing ../deny.toml)
     # Tests read the manifests that we ship.
-    (lib.fileset.maybeMissing ../k8s)
+    ../k8s
   ];
+  workspace = sourceOf everything;
 
   common = {
     pname = "ping-pong";
@@ -118,7 +121,7 @@ let
       // static
       // {
         pname = name;
-        src = sourceOf (map (crate: ../services/${crate}) (closure name));
+        src = sourceOf (map (crate: code ../services/${crate}) (closure name));
         cargoArtifacts = programDeps;
         # Cargo minds a default member that is not there.
         postPatch = "sed -i '/^default-members/d' Cargo.toml";
@@ -155,6 +158,8 @@ in
     target
     workspace
     ;
+  # They compare the README with the code.
+  tested = sourceOf (everything ++ [ ../README.md ]);
   programs = built;
   # Copies, since e2e looks for the services beside itself.
   together = pkgs.runCommand "ping-pong" { } (
