@@ -114,7 +114,7 @@ impl Cluster {
         let ours = &self.namespace;
         self.make_namespace(ours).await?;
         self.identities(ours).await?;
-        self.apply_folder("base", ours, &[], &[OFTEN]).await?;
+        self.apply_folder("base", ours, &[OFTEN]).await?;
         self.pair_ready(ours).await?;
         until("pinger gets its first pong", seconds(60), || async {
             let journal = self.journal(Service::Pinger);
@@ -147,7 +147,6 @@ impl Cluster {
         &self,
         folder: &str,
         namespace: &str,
-        components: &[&str],
         env: &[(&str, &str)],
     ) -> Result<()> {
         let work = tempfile::tempdir()?;
@@ -160,8 +159,6 @@ impl Cluster {
         // kustomize takes no absolute path.
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
         let manifests = up.join(manifests.strip_prefix("/")?);
-        let components: Vec<_> =
-            components.iter().map(|name| manifests.join("components").join(name)).collect();
         let images: Vec<_> = self
             .target
             .images
@@ -179,7 +176,6 @@ impl Cluster {
         });
         let kustomization = json!({
             "resources": [manifests.join(folder)],
-            "components": components,
             "namespace": namespace,
             "images": images,
             // Ours among all that a cluster may have.

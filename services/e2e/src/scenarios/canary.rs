@@ -71,13 +71,13 @@ pub(crate) async fn local(place: &Place, local: &Local) -> Result<String> {
 
 pub(crate) async fn cluster(place: &Place, cluster: &Cluster) -> Result<String> {
     let ours = cluster.namespace.clone();
-    cluster.apply_folder("base", &ours, &["refusal-canary"], &[OFTEN, OFTEN_TOO]).await?;
+    cluster.apply_folder("base", &ours, &[OFTEN, OFTEN_TOO]).await?;
     cluster.rolled_out(&ours, Service::Pinger).await?;
     let lax = lax(place);
     place.impostor(&lax).await?;
     let done = alarms(cluster, lax.name).await;
     // The Service has its own selector again, and pinger knocks no more.
-    cluster.apply_folder("base", &ours, &[], &[OFTEN]).await?;
+    cluster.apply_folder("base", &ours, &[OFTEN]).await?;
     place.dismiss(&lax).await?;
     cluster.rolled_out(&ours, Service::Pinger).await?;
     done

@@ -99,7 +99,7 @@ async fn proven(place: &Place, cluster: &Cluster, outside: &str) -> Result<Strin
         .await
     }
     .await;
-    cluster.apply_folder("base", ours, &[], &[crate::cluster::OFTEN]).await?;
+    cluster.apply_folder("base", ours, &[crate::cluster::OFTEN]).await?;
     open?;
     until("the policies are in force again", Duration::from_secs(60), || async {
         let (reached, last) =

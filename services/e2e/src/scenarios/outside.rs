@@ -25,7 +25,7 @@ pub(crate) async fn forwarded(place: &Place, cluster: &Cluster) -> Result<String
 
 async fn asked(place: &Place, cluster: &Cluster, namespace: &str) -> Result<String> {
     cluster.identities(namespace).await?;
-    cluster.apply_folder("overlays/local", namespace, &[], &[]).await?;
+    cluster.apply_folder("overlays/local", namespace, &[]).await?;
     cluster.pair_ready(namespace).await?;
     // The original's port, if nothing of this machine has it.
     let port = if TcpListener::bind("127.0.0.1:8080").await.is_ok() { "8080" } else { "" };
