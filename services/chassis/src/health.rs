@@ -5,6 +5,14 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use crate::tls::{
+    clock::{Seconds, now, until},
+    follow::Current,
 };
 
 /// What keeps a service from being ready. Ready is who has no obstacle.
@@ -27,6 +35,25 @@ impl Health {
         } else {
             obstacles.remove(obstacle);
         }
+    }
+
+    /// Is not ready from now on as long as our own certificate has expired: every peer refuses it.
+    pub fn follow(&self, mut current: Current) {
+        let health = self.clone();
+        actix_rt::spawn(async move {
+            loop {
+                let end =
+                    current.get().leaf.as_ref().map_or(Seconds::MAX, |leaf| leaf.facts.not_after);
+                health.set("our own certificate has expired", end < now());
+                // A sleep does not see that the clock was set, so it is never a long one.
+                let pause = until(end.saturating_add(1))
+                    .clamp(Duration::from_millis(100), Duration::from_secs(60));
+                tokio::select! {
+                    () = current.changed() => {}
+                    () = sleep(pause) => {}
+                }
+            }
+        });
     }
 
     /// What keeps the service from being ready.

@@ -98,6 +98,7 @@ impl Application {
         match identity {
             Some((follower, current)) => {
                 shutdown::on_hangup(move || follower.look())?;
+                health.follow(current.clone());
                 way.current = Some(current);
             }
             None => {

@@ -148,7 +148,10 @@ impl Application {
         actix_rt::spawn(server);
         let tls = self.identity.is_some();
         match self.identity {
-            Some((follower, _)) => shutdown::on_hangup(move || follower.look())?,
+            Some((follower, current)) => {
+                shutdown::on_hangup(move || follower.look())?;
+                self.health.follow(current);
+            }
             None => {
                 shutdown::on_hangup(|| {})?;
                 telemetry::remind_of_insecurity();

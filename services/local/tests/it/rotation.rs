@@ -401,10 +401,15 @@ fn an_identity_whose_end_has_come_is_said_and_its_successor_is_taken() {
     world.issue("ponger", &Leaf::ponger("test").valid(-Validity::MINUTE, Validity::seconds(8)));
     let ponger = world.ponger("");
     ponger.wait_for("Certificate has expired");
+    let status = |wanted| {
+        wait_until("readiness", || (ponger.admin_get("/readyz").0 == wanted).then_some(()));
+    };
+    status(503);
     let pinger = world.pinger(&ponger, "");
     pinger.wait_for("reason=\"tls_expired\"");
     world.issue("ponger", &Leaf::ponger("test"));
     pinger.wait_for("Got pong");
+    status(200);
     wait_until("a moment of pongs", || {
         std::thread::sleep(Duration::from_millis(1));
         (pinger.count("Got pong") > 10).then_some(())
