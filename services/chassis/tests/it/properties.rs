@@ -27,7 +27,7 @@ pub(crate) fn names(text: &str) {
     let id = text.parse::<SpiffeId>();
     if let Ok(id) = &id {
         assert_eq!(id.as_str(), text);
-        assert_eq!(printed, text);
+        assert_eq!(printed, text[..text.len().min(256)]);
         assert!(text.len() <= 2048 && text.is_ascii());
         let parts: Vec<_> = text.split('/').collect();
         assert!(parts.len() >= 4, "a trust domain and a path");
