@@ -271,6 +271,7 @@ fn who_has_no_name_is_nobody() {
         assert_eq!(enter(&door, &certificate(&leaf)), Err(WrongId::Nameless));
     }
     assert_eq!(door.admit(&[]), Err(WrongId::Nameless));
+    assert_eq!(Names::default().identity(), Err(WrongId::Nameless));
 }
 
 #[test]

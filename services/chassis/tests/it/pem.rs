@@ -271,6 +271,17 @@ fn a_file_whose_sections_do_not_fit_is_refused() {
 }
 
 #[test]
+fn the_line_where_sections_do_not_fit_is_named() {
+    no_certificates(
+        bundle(1) + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END X509 CRL-----\n",
+        &format!(
+            "it is cut short or damaged (line {}: no whole edge of a section){DAMAGED}",
+            bundle(1).lines().count() + 3
+        ),
+    );
+}
+
+#[test]
 fn an_indented_section_is_refused_and_not_passed_over() {
     let (one, two) = (bundle(1), bundle(1));
     for indented in [format!(" {two}"), two.replace('\n', "\n  ")] {
