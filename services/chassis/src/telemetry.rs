@@ -2,7 +2,10 @@
 
 use std::{io::IsTerminal as _, time::Duration};
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
@@ -12,28 +15,27 @@ const INSECURE_REMINDER: Duration = Duration::from_secs(60);
 /// Begins to log to standard output. A second call in the same process changes nothing.
 pub fn init(settings: &Log) {
     let level = match settings.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     };
     // What our own code says, and what the libraries have to say that an operator should see.
     // actix's own lines about connections are left out: a stranger who sends garbage would fill
     // the log with them, and we count and report those connections ourselves.
-    let ours =
-        ["chassis", "ponger", "pinger", "local"].map(|name| format!("{name}={level}")).join(",");
-    let filter = EnvFilter::new(format!("warn,actix_http=off,{ours}"));
-    let builder = fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stdout);
-    let _ = match settings.format {
-        LogFormat::Text => builder.with_ansi(std::io::stdout().is_terminal()).try_init(),
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init(),
+    let targets = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("actix_http", LevelFilter::OFF)
+        .with_targets(["chassis", "ponger", "pinger", "local"].map(|ours| (ours, level)));
+    let lines = fmt::layer().with_target(false);
+    let lines = match settings.format {
+        LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
     };
+    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
 }
 
 /// Warns, now and once a minute, that this service speaks plain HTTP.
