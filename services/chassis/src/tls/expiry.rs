@@ -87,4 +87,56 @@ mod tests {
         assert!(Warner::new(Some(DAY)).is_due(now() - 10, now() + 3600));
         assert!(!Warner::new(Some(HOUR)).is_due(now() - 10_000_000, now() + 3700));
     }
+
+    fn ago(time: Duration) -> Instant {
+        Instant::now().checked_sub(time).expect("a machine that is up for some hours")
+    }
+
+    /// A warner that has warned of a certificate that ends in `left`, `time` ago.
+    fn warned(left: Duration, expired: bool, time: Duration) -> (Warner, Seconds) {
+        let end = now() + Seconds::try_from(left.as_secs()).expect("not that long");
+        let mut warner = Warner::new(Some(left + HOUR));
+        warner.last.insert(end, (expired, ago(time)));
+        (warner, end)
+    }
+
+    #[test]
+    fn it_is_said_daily_and_on_the_last_day_hourly() {
+        let minute = Duration::from_secs(60);
+        for (left, time, due) in [
+            (3 * DAY, HOUR + minute, false),
+            (DAY + minute, HOUR + minute, false),
+            (DAY - minute, HOUR + minute, true),
+            (DAY - minute, HOUR - minute, false),
+        ] {
+            let (mut warner, end) = warned(left, false, time);
+            assert_eq!(warner.is_due(now() - 10, end), due, "{left:?} left, said {time:?} ago");
+        }
+    }
+
+    #[test]
+    fn one_that_has_just_ended_is_said_at_once_and_then_hourly() {
+        let end = now() - 1;
+        let mut warner = Warner::new(None);
+        warner.last.insert(end, (false, Instant::now()));
+        assert!(warner.is_due(now() - 300, end));
+        assert!(!warner.is_due(now() - 300, end));
+        warner.last.insert(end, (true, ago(HOUR + Duration::from_secs(1))));
+        assert!(warner.is_due(now() - 300, end));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut warner = Warner::new(Some(DAY));
+        for end in 1..200 {
+            assert!(warner.is_due(now() - 300, now() + end));
+            assert!(warner.last.len() <= MOST_REMEMBERED);
+        }
+        assert_eq!(warner.last.len(), MOST_REMEMBERED);
+    }
+
+    #[test]
+    fn an_hour_and_a_day_are_what_they_are_called() {
+        assert_eq!((HOUR.as_secs(), DAY.as_secs()), (3600, 86_400));
+    }
 }
