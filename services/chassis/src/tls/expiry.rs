@@ -70,11 +70,42 @@ mod tests {
     #[test]
     fn a_certificate_is_warned_about_in_its_last_third_and_once() {
         let mut warner = Warner::new(None);
-        assert!(!warner.is_due(now() - 100, now() + 200));
-        assert!(warner.is_due(now() - 300, now() + 100));
-        assert!(!warner.is_due(now() - 300, now() + 100));
-        assert!(warner.is_due(now() - 300, now() + 99), "another certificate");
-        assert!(!warner.is_due(now() - 300, now() + 100), "replicas take turns");
+        let now = now();
+        assert!(!warner.is_due(now - 100, now + 300));
+        assert!(warner.is_due(now - 300, now + 100));
+        assert!(!warner.is_due(now - 300, now + 100));
+        assert!(warner.is_due(now - 300, now + 99), "another certificate");
+        assert!(!warner.is_due(now - 300, now + 100), "replicas take turns");
+    }
+
+    #[test]
+    fn warnings_are_daily_and_on_the_last_day_hourly() {
+        let hours = |hours: u32| HOUR * hours;
+        for (left, since, due) in [
+            (hours(24 * 3), hours(23), false),
+            (hours(24 * 3), hours(25), true),
+            (hours(24) + HOUR, hours(2), false),
+            (hours(10), hours(2), true),
+            (hours(10), HOUR / 2, false),
+            (hours(1), hours(2), true),
+        ] {
+            let mut warner = Warner::new(Some(hours(24 * 30)));
+            let end = now() + Seconds::try_from(left.as_secs()).expect("a few days");
+            let at = Instant::now().checked_sub(since).expect("a clock that old");
+            warner.last.insert(end, (false, at));
+            assert_eq!(warner.is_due(0, end), due, "{left:?} left, {since:?} since");
+        }
+    }
+
+    #[test]
+    fn only_so_many_warnings_are_remembered() {
+        let mut warner = Warner::new(Some(DAY));
+        let first = now() + 1000;
+        for end in first..first + 100 {
+            assert!(warner.is_due(0, end));
+        }
+        assert_eq!(warner.last.len(), MOST_REMEMBERED);
+        assert!(!warner.is_due(0, first + 99), "the last one is among them");
     }
 
     #[test]

@@ -234,7 +234,10 @@ fn verify_chain(
     }
     let mut top = RootCertStore::empty();
     let (anchor, below) = chain.split_last().expect("a chain of at least one");
-    top.add(anchor.clone()).map_err(|error| bad(&error))?;
+    top.add(anchor.clone()).map_err(|error| match error {
+        rustls::Error::InvalidCertificate(error) => bad(&words(&error)),
+        error => bad(&error),
+    })?;
     let intermediates = below.get(1..).unwrap_or_default();
     let verified = match purpose {
         Purpose::Server => {
@@ -263,6 +266,7 @@ fn verify_chain(
         ) => Unusable::new(file.display(), format!("its chain does not hold: {}", words(&error))).cure(
             "put the leaf first, then each certificate's issuer, all signed with SHA-256 or better by ECDSA, Ed25519 or RSA keys of 2048 to 8192 bits",
         ),
+        rustls::Error::InvalidCertificate(error) => bad(&words(&error)),
         error => bad(&error),
     })
 }
@@ -275,6 +279,12 @@ fn words(error: &CertificateError) -> String {
             "a signature in it is by an algorithm that is not accepted".into()
         }
         CertificateError::UnhandledCriticalExtension => {
+            "it has a critical extension that is not known".into()
+        }
+        // Not every such error has a name of its own.
+        CertificateError::Other(other)
+            if other.0.to_string().contains("UnsupportedCriticalExtension") =>
+        {
             "it has a critical extension that is not known".into()
         }
         other => other.to_string(),

@@ -19,7 +19,7 @@ use chassis::{
     metrics::{IdentityMetrics, Metrics},
     shutdown::on_hangup,
     tls::{
-        clock::utc,
+        clock::{now, utc},
         follow::{Current, Follower, follow, follow_sources},
         identity::{Identity, Sources, Trusted},
         leaf::{LeafFiles, Purpose},
@@ -102,6 +102,17 @@ impl Followed {
     #[track_caller]
     fn takes(&self, issued: &Issued) {
         eventually("the new leaf", || self.holds(issued));
+    }
+
+    /// Waits until so many looks have taken, and refused, what was there.
+    #[track_caller]
+    fn counts(&self, ok: u64, refused: u64) {
+        // It is counted just after it is published.
+        eventually("the count", || {
+            let counted = (self.counted("ok"), self.counted("refused"));
+            assert!(counted.0 <= ok && counted.1 <= refused, "{counted:?}");
+            counted == (ok, refused)
+        });
     }
 
     /// Orders a look, and waits until it and all before it are over.
@@ -200,9 +211,8 @@ fn kubelets_swap_is_taken() {
         relink(&format!("..{n}"), &folder.path("..data"));
         fs::remove_dir_all(folder.path(&format!("..{}", n - 1))).expect("a folder");
         followed.takes(&issued);
-        assert_eq!(followed.counted("ok"), u64::from(n));
+        followed.counts(n.into(), 0);
     }
-    assert_eq!(followed.counted("refused"), 0);
 }
 
 #[test]
@@ -368,7 +378,7 @@ fn a_file_that_is_deleted_and_restored_changes_nothing() {
     folder.write("tls.key", &first.key);
     followed.look();
     assert!(followed.holds(&first));
-    assert_eq!((followed.counted("ok"), followed.counted("refused")), (0, 1));
+    followed.counts(0, 1);
     let issued = issue(&root);
     folder.write("tls.key", &issued.key);
     folder.write("tls.crt", &issued.chain);
@@ -385,7 +395,7 @@ fn a_key_that_comes_long_before_its_certificate_waits_for_it() {
     assert!(followed.holds(&first));
     replace(&folder.path("tls.crt"), &issued.chain);
     followed.takes(&issued);
-    assert_eq!((followed.counted("ok"), followed.counted("refused")), (1, 1));
+    followed.counts(1, 1);
 }
 
 #[test]
@@ -414,7 +424,7 @@ fn a_broken_set_is_told_of_once_and_taken_when_it_is_whole() {
     assert!(followed.holds(&first));
     replace(&folder.path("ca.crt"), root.pem());
     followed.takes(&issued);
-    assert_eq!((followed.counted("ok"), followed.counted("refused")), (1, 2));
+    followed.counts(1, 2);
 }
 
 #[test]
@@ -518,14 +528,14 @@ fn unchanged_contents_publish_nothing() {
     followed.look();
     followed.look();
     assert!(!followed.current.has_changed());
-    assert_eq!((followed.counted("ok"), followed.counted("refused")), (0, 0));
+    followed.counts(0, 0);
     // The same root in other words is the same identity.
     let loads = followed.loads.load(Ordering::SeqCst);
     replace(&folder.path("ca.crt"), &format!("# the same\n{}", root.pem()));
     eventually("a look", || followed.loads.load(Ordering::SeqCst) > loads);
     followed.look();
     assert!(!followed.current.has_changed());
-    assert_eq!((followed.counted("ok"), followed.counted("refused")), (0, 0));
+    followed.counts(0, 0);
 }
 
 #[test]
@@ -552,7 +562,7 @@ fn a_bundle_is_not_taken_while_it_is_written() {
     replace(&folder.path("tls.key"), &issued.key);
     replace(&folder.path("tls.crt"), &issued.chain);
     followed.takes(&issued);
-    let before = followed.counted("ok");
+    followed.counts(1, 0);
     let (second, third) = (Ca::new("second"), Ca::new("third"));
     let first_peer = chain(&root.issue(&Leaf::pinger("a")).chain);
     let last_peer = chain(&third.issue(&Leaf::pinger("a")).chain);
@@ -569,7 +579,7 @@ fn a_bundle_is_not_taken_while_it_is_written() {
     drop(file);
     eventually("the whole", || followed.current.get().verify_client(&last_peer).is_ok());
     assert!(followed.current.get().verify_client(&first_peer).is_ok());
-    assert_eq!((followed.counted("ok"), followed.counted("refused")), (before + 1, 0));
+    followed.counts(2, 0);
 }
 
 #[test]
@@ -759,7 +769,23 @@ fn ends_are_metrics_and_warned_about() {
     let new = root.issue(&Leaf::ponger("a"));
     write(&folder.path(""), &root, &new);
     followed.takes(&new);
-    assert!(metric("own").is_some_and(|end| end > own));
+    eventually("its end", || metric("own").is_some_and(|end| end > own));
+}
+
+#[test]
+fn a_certificate_that_ends_while_running_is_told_of_once() {
+    let (folder, root) = (Folder::new(), root());
+    write(&folder.path(""), &root, &root.issue(&Leaf::ponger("a").valid(-time(50), time(3))));
+    let followed = Followed::polling(&folder.path(""), Duration::ZERO);
+    let end = followed.current.get().leaf.as_ref().expect("a leaf").facts.not_after;
+    let told = || {
+        let lines = logs::lines_with(&["ERROR", "Certificate has expired", "our own", &utc(end)]);
+        // Looked at after the lines, so that they cannot have been too late for it.
+        assert!(lines == 0 || now() > end, "it is valid until its last second is over");
+        lines
+    };
+    eventually("the line", || told() == 1);
+    assert_eq!(logs::lines_with(&["WARN", "expires soon", "our own", &utc(end)]), 1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use devpki::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use time::Duration;
 
-use crate::support::{Folder, load, load_issued, openssl, version_1};
+use crate::support::{Folder, chain, eventually, load, load_issued, openssl, version_1};
 
 fn server() -> Leaf {
     Leaf::new().dns("ponger").server_only()
@@ -154,6 +154,19 @@ fn a_certificate_that_is_not_valid_yet_is_refused() {
 }
 
 #[test]
+fn a_certificate_is_valid_until_its_last_second_is_over() {
+    let ca = Ca::new("a root");
+    eventually("a look within the last second", || {
+        let issued = ca.issue(&server().valid(-Duration::HOUR, Duration::ZERO));
+        let loaded = load_issued(&issued, Purpose::Server);
+        let (_, end) = validity(&chain(&issued.chain)[0]).expect("a certificate");
+        let in_time = clock::now() == end;
+        assert!(!in_time || loaded.is_ok(), "{loaded:?}");
+        in_time
+    });
+}
+
+#[test]
 fn a_certificate_is_valid_from_its_first_second_on() {
     let leaf = server().valid(Duration::ZERO, Duration::HOUR);
     load_issued(&Ca::new("a root").issue(&leaf), Purpose::Server).expect("just valid");
@@ -188,6 +201,14 @@ fn a_server_needs_a_name_that_a_client_can_verify() {
     }
     for leaf in [Leaf::new().dns("ponger"), Leaf::new().ip([127, 0, 0, 1].into())] {
         load_issued(&ca.issue(&leaf), Purpose::Server).expect("a name");
+    }
+    for name in ["", "a b", "*", "*.", "po*ger", "x.*.y", "ponger\0"] {
+        let message = load_issued(&ca.issue(&Leaf::new().dns(name)), Purpose::Server);
+        let message = message.expect_err(name);
+        assert!(message.starts_with("tls.crt: the certificate has no DNS name"), "{message}");
+    }
+    for name in ["*.ponger", "a_b.c"] {
+        load_issued(&ca.issue(&Leaf::new().dns(name)), Purpose::Server).expect(name);
     }
     // Which of its two identities counts, its peer decides; that it has a name is enough here.
     let leaf = Leaf::new().dns("ponger").uri("spiffe://a/b").uri("spiffe://a/c");
@@ -389,6 +410,31 @@ fn a_key_that_is_too_weak_is_refused() {
         let error = Loaded::load(&folder.leaf_files(), Purpose::Server).expect_err("weak");
         let message = folder.message(&error);
         assert!(message.starts_with("tls.crt: an RSA key in its chain has 1024 bits"), "{message}");
+    }
+}
+
+#[test]
+fn a_signature_that_is_too_weak_is_refused() {
+    let folder = Folder::new();
+    let test = "leaf::a_signature_that_is_too_weak_is_refused";
+    if by_openssl(test, &folder, &["-newkey", "rsa:2048"], &["-sha1"]) {
+        let error = Loaded::load(&folder.leaf_files(), Purpose::Server).expect_err("SHA-1");
+        let message = folder.message(&error);
+        let cause = "tls.crt: its chain does not hold: a signature in it is by an algorithm that is not accepted; ";
+        assert!(message.starts_with(cause), "{message}");
+        assert!(message.contains("all signed with SHA-256 or better"), "{message}");
+    }
+}
+
+#[test]
+fn a_critical_extension_that_nobody_knows_is_refused() {
+    let folder = Folder::new();
+    let test = "leaf::a_critical_extension_that_nobody_knows_is_refused";
+    let more = ["-addext", "1.2.3.4.5=critical,ASN1:NULL"];
+    if by_openssl(test, &folder, &["-newkey", "ed25519"], &more) {
+        let error = Loaded::load(&folder.leaf_files(), Purpose::Server).expect_err("unknown");
+        let message = folder.message(&error);
+        assert!(message.contains("it has a critical extension that is not known"), "{message}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The library seen from outside; one program, so that it is linked once.
 
+mod clock;
 mod credentials;
 mod follow;
 mod handshakes;

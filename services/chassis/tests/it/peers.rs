@@ -7,7 +7,7 @@ use chassis::{
     tls::{
         clock,
         identity::{Identity, Sources, Trusted},
-        leaf::Purpose,
+        leaf::{self, Purpose},
         name::Name,
     },
 };
@@ -310,4 +310,32 @@ fn a_root_that_begins_while_running_vouches_from_then_on() {
     let issued = future.issue(&Leaf::ponger("a"));
     turns(begin, Some(Reason::TlsUntrusted), None, || of_client(&server, &issued));
     assert_eq!(of_server(&client, &issued, "ponger"), None);
+}
+
+#[test]
+fn a_root_counts_in_each_second_of_its_validity_and_in_no_other() {
+    let root = Ca::valid("short", -Duration::HOUR, Duration::seconds(600));
+    let future = Ca::valid("future", Duration::seconds(300), Duration::HOUR);
+    let roots = [&root, &future];
+    let (server, client) = (server(&roots), client(&roots));
+    let of_root = chain(&root.issue(&Leaf::ponger("a")).chain);
+    let of_future = chain(&future.issue(&Leaf::ponger("a")).chain);
+    let name = ServerName::try_from("ponger").expect("a name");
+    let believes = |chain: &[_], time| {
+        let believed = server.verify_client_at(chain, time).is_ok();
+        assert_eq!(client.verify_server_at(chain, &name, time).is_ok(), believed);
+        believed
+    };
+    let valid = |ca: &Ca| leaf::validity(&chain(ca.pem())[0]).expect("a certificate");
+    let ((_, end), (begin, _)) = (valid(&root), valid(&future));
+    for (time, by_root, by_future) in [
+        (begin - 1, true, false),
+        (begin, true, true),
+        (begin + 1, true, true),
+        (end, true, true),
+        (end + 1, false, true),
+        (end + 2, false, true),
+    ] {
+        assert_eq!((believes(&of_root, time), believes(&of_future, time)), (by_root, by_future));
+    }
 }
