@@ -170,4 +170,46 @@ mod tests {
     fn an_hour_and_a_day_are_what_they_are_called() {
         assert_eq!((HOUR.as_secs(), DAY.as_secs()), (3600, 86_400));
     }
+
+    /// A time that was now all through `body`.
+    fn within_a_second(mut body: impl FnMut(Seconds)) {
+        loop {
+            let time = now();
+            body(time);
+            if now() == time {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_before_the_end_begins_with_its_first_second() {
+        let mut due = false;
+        within_a_second(|now| due = Warner::new(Some(HOUR)).is_due(0, now + 3600));
+        assert!(due);
+        within_a_second(|now| due = Warner::new(Some(HOUR)).is_due(0, now + 3601));
+        assert!(!due);
+        within_a_second(|now| {
+            let mut warner = Warner::new(Some(DAY * 2));
+            let at = Instant::now().checked_sub(HOUR * 2).expect("a clock that old");
+            warner.last.insert(now + 24 * 3600, (false, at));
+            due = warner.is_due(0, now + 24 * 3600);
+        });
+        assert!(!due, "the last day begins a second later");
+    }
+
+    #[test]
+    fn a_certificate_that_has_just_ended_is_warned_about_afresh_and_once() {
+        let (mut at_its_end, mut after) = (false, false);
+        within_a_second(|now| {
+            let mut warner = Warner::new(None);
+            warner.last.insert(now, (false, Instant::now()));
+            at_its_end = warner.is_due(0, now);
+            let mut warner = Warner::new(None);
+            warner.last.insert(now - 1, (false, Instant::now()));
+            after = warner.is_due(0, now - 1) && !warner.is_due(0, now - 1);
+        });
+        assert!(!at_its_end, "it is valid until its last second is over");
+        assert!(after);
+    }
 }
