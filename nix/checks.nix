@@ -39,7 +39,6 @@ removeAttrs packages [ "default" ]
   tests = craneLib.cargoTest (
     checkArgs
     // {
-      src = rust.tested;
       # The original's own commands, and who reads our metrics.
       nativeCheckInputs = [
         pkgs.curl
@@ -52,8 +51,6 @@ removeAttrs packages [ "default" ]
     checkArgs
     // {
       cargoClippyExtraArgs = "--all-targets -- --deny warnings";
-      # Tests name it; what it says is no matter here.
-      postPatch = "touch README.md";
     }
   );
   docs = craneLib.cargoDoc (checkArgs // { env.RUSTDOCFLAGS = "--deny warnings"; });

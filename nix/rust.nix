@@ -82,15 +82,15 @@ let
     };
   # Prose is left out: a word in it must not rebuild a program.
   code = lib.fileset.fileFilter (file: !file.hasExt "md");
-  everything = [
+  workspace = sourceOf [
     (code ../services)
     ../.cargo
     ../deny.toml
     ../rustfmt.toml
-    # Tests read the manifests that we ship.
+    # Tests read the manifests that we ship, and hold the reference against the code.
+    ../docs/reference.md
     ../k8s
   ];
-  workspace = sourceOf everything;
 
   common = {
     pname = "ping-pong";
@@ -158,8 +158,6 @@ in
     target
     workspace
     ;
-  # They compare the README with the code.
-  tested = sourceOf (everything ++ [ ../README.md ]);
   programs = built;
   # Copies, since e2e looks for the services beside itself.
   together = pkgs.runCommand "ping-pong" { } (

@@ -266,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_every_reason() {
-        let readme = include_str!("../../../README.md");
+    fn the_reference_has_every_reason() {
+        let reference = include_str!("../../../docs/reference.md");
         for reason in Reason::ALL {
-            assert!(readme.contains(&format!("| `{reason}` |")), "{reason}");
+            assert!(reference.contains(&format!("| `{reason}` |")), "{reason}");
         }
     }
 

@@ -74,7 +74,7 @@ fn each_phase_of_a_ping_is_timed() {
 }
 
 #[test]
-fn the_readme_names_every_metric_of_ours_and_no_other() {
+fn the_reference_names_every_metric_of_ours_and_no_other() {
     let world = World::new();
     let ponger = world.ponger("");
     let pinger = world.pinger(&ponger, "");
@@ -88,8 +88,8 @@ fn the_readme_names_every_metric_of_ours_and_no_other() {
             types.filter(|name| !name.starts_with("process_") && !name.ends_with("_build_info"));
         shown.extend(ours.map(str::to_owned));
     }
-    let readme = include_str!("../../../../README.md");
-    let (_, table) = readme.split_once("| metric | what it tells |").expect("the table");
+    let reference = include_str!("../../../../docs/reference.md");
+    let (_, table) = reference.split_once("| metric | what it tells |").expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let told = rows
         .flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));

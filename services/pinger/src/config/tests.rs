@@ -2,6 +2,8 @@ use std::fs;
 
 use super::*;
 
+const REFERENCE: &str = include_str!("../../../../docs/reference.md");
+
 /// The original project's configuration, word for word.
 const ORIGINAL: &str = "\
 ponger:
@@ -108,8 +110,14 @@ fn keys_that_exclude_each_other_are_refused() {
 }
 
 #[test]
-fn the_readme_has_the_table_of_keys() {
-    let readme = include_str!("../../../../README.md");
+fn the_reference_has_the_table_of_keys() {
     let table = config::table::<Config>();
-    assert!(readme.contains(&table), "put this into the README:\n{table}");
+    assert!(REFERENCE.contains(&table), "put this into docs/reference.md:\n{table}");
+}
+
+#[test]
+fn the_references_example_is_taken() {
+    let example = REFERENCE.split("```yaml\n").find(|text| text.starts_with("ponger:"));
+    let (example, _) = example.and_then(|text| text.split_once("```")).expect("an example");
+    load(example).expect("a configuration");
 }
