@@ -27,16 +27,3 @@ pub fn utc(then: Seconds) -> String {
         _ => format!("{then} s since 1970"),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_years_that_certificates_have_are_written_as_dates() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(253_402_300_799), "9999-12-31T23:59:59Z");
-        assert_eq!(utc(253_402_300_800), "253402300800 s since 1970");
-        assert_eq!(utc(-1), "-1 s since 1970");
-    }
-}
