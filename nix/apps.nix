@@ -17,6 +17,8 @@ let
 
   # What is built, and not what a script would build.
   env = {
+    # How one script tells people to run another.
+    PING_PONG_CALL = "nix run .#";
     PING_PONG_BIN = "${rust.together}/bin";
     PING_PONG_IMAGES = "${packages.ponger-image} ${packages.pinger-image}";
     PING_PONG_K8S = "${../k8s}";
@@ -65,6 +67,7 @@ lib.mapAttrs app (
         openssl
       ];
       needs = [
+        "PING_PONG_CALL"
         "PING_PONG_IMAGES"
         "PING_PONG_K8S"
       ];
