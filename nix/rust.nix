@@ -44,7 +44,7 @@ let
     };
 
   crates = lib.mapAttrs (name: _: lib.importTOML ../services/${name}/Cargo.toml) (
-    builtins.readDir ../services
+    lib.filterAttrs (_: type: type == "directory") (builtins.readDir ../services)
   );
   isProgram = name: lib.pathExists ../services/${name}/src/main.rs;
   programs = lib.filter isProgram (lib.attrNames crates);
@@ -86,9 +86,9 @@ let
     (code ../services)
     ../.cargo
     ../deny.toml
-    ../rustfmt.toml
+    ../.rustfmt.toml
     # Tests read the manifests that we ship, and hold the reference against the code.
-    ../docs/reference.md
+    ../services/README.md
     ../k8s
   ];
 

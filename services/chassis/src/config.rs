@@ -2,7 +2,7 @@
 //!
 //! Each service describes its keys once, as a struct with `serde` and `schemars` derives. From that
 //! one description come the reading ([`load`]), the check of every key and value with a message that
-//! names file, key, cause and the nearest known key, and the table in `docs/reference.md` ([`table`]).
+//! names file, key, cause and the nearest known key, and the table in `services/README.md` ([`table`]).
 //!
 //! Values from the environment are named like their key: `service.tlsCertificate` of ponger is
 //! `PONGER__SERVICE__TLS_CERTIFICATE`; lists are separated by commas.
@@ -90,7 +90,7 @@ fn read(file: &Path) -> Result<String, Unusable> {
         text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
     if blank {
         return Err(Unusable::new(file.display(), "it is empty")
-            .cure("docs/reference.md has one to start from"));
+            .cure("services/README.md shows one to start from"));
     }
     Ok(text)
 }
@@ -133,7 +133,7 @@ fn from_file<'k>(
         };
         // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
         let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
-        Unusable::new(file.display(), cause).cure("mend the YAML; docs/reference.md has an example")
+        Unusable::new(file.display(), cause).cure("mend the YAML; services/README.md shows one")
     })?;
     let mut found = Vec::new();
     walk(keys, file, "", tree, &mut found)?;

@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_reference_has_every_reason() {
-        let reference = include_str!("../../../docs/reference.md");
+        let reference = include_str!("../../README.md");
         for reason in Reason::ALL {
             assert!(reference.contains(&format!("| `{reason}` |")), "{reason}");
         }

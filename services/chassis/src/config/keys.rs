@@ -207,7 +207,7 @@ impl Keys {
     }
 }
 
-/// The keys of a configuration as a Markdown table, for `docs/reference.md`.
+/// The keys of a configuration as a Markdown table, for `services/README.md`.
 pub fn table<C: JsonSchema + Default + Serialize>() -> String {
     let mut text =
         String::from("| key | takes | default | what it is |\n| --- | --- | --- | --- |\n");

@@ -358,7 +358,7 @@ fn a_section_must_have_keys_below_it() {
 #[test]
 fn a_file_without_settings_is_refused() {
     for text in ["", "\n", "   \n\n", "---\n", "# port: 8080\n", "---\n  # nothing\n\n# at all"] {
-        refused_whole(text, "FILE: it is empty; docs/reference.md has one to start from");
+        refused_whole(text, "FILE: it is empty; services/README.md shows one to start from");
     }
 }
 

@@ -88,7 +88,7 @@ fn the_reference_names_every_metric_of_ours_and_no_other() {
             types.filter(|name| !name.starts_with("process_") && !name.ends_with("_build_info"));
         shown.extend(ours.map(str::to_owned));
     }
-    let reference = include_str!("../../../../docs/reference.md");
+    let reference = include_str!("../../../README.md");
     let (_, table) = reference.split_once("| metric | what it tells |").expect("the table");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let told = rows

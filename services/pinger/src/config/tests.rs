@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 
-const REFERENCE: &str = include_str!("../../../../docs/reference.md");
+const REFERENCE: &str = include_str!("../../../README.md");
 
 /// The original project's configuration, word for word.
 const ORIGINAL: &str = "\
@@ -112,7 +112,7 @@ fn keys_that_exclude_each_other_are_refused() {
 #[test]
 fn the_reference_has_the_table_of_keys() {
     let table = config::table::<Config>();
-    assert!(REFERENCE.contains(&table), "put this into docs/reference.md:\n{table}");
+    assert!(REFERENCE.contains(&table), "put this into services/README.md:\n{table}");
 }
 
 #[test]
