@@ -29,19 +29,17 @@ let
         Env = env;
         # A number, since runAsNonRoot cannot look up a name.
         User = "65532:65532";
-        Labels = lib.mapAttrs' (key: lib.nameValuePair "org.opencontainers.image.${key}") (
-          {
-            title = name;
-            inherit (program.meta) description;
-            # The hash of the sources, not git's commit: a commit that changes
-            # no source changes no image. A release writes the commit on the
-            # index that it publishes.
-            revision = lib.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext program.src));
-            licenses = package.license;
-            inherit (package) version;
-          }
-          // lib.optionalAttrs (package ? repository) { source = package.repository; }
-        );
+        Labels = lib.mapAttrs' (key: lib.nameValuePair "org.opencontainers.image.${key}") {
+          title = name;
+          inherit (program.meta) description;
+          # The hash of the sources, not git's commit: a commit that changes
+          # no source changes no image. A release writes the commit on the
+          # index that it publishes.
+          revision = lib.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext program.src));
+          licenses = package.license;
+          source = package.repository;
+          inherit (package) version;
+        };
       };
     };
 in
