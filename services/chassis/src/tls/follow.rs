@@ -156,6 +156,7 @@ pub fn follow(
         publish,
         metrics,
         seen,
+        refused: false,
         folders,
         poll: settings.poll_interval.0.max(SETTLE),
         warner: Warner::new(settings.expiry_warning.map(|span| span.0)),
@@ -175,6 +176,8 @@ struct Thread<L> {
     metrics: IdentityMetrics,
     /// The contents that were last looked at, whether they were good or not.
     seen: u64,
+    /// Whether they were refused.
+    refused: bool,
     folders: Folders,
     poll: Duration,
     warner: Warner,
@@ -211,12 +214,14 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
 
     /// Looks at the files, and takes them if they are other than before and wholly good.
     fn look(&mut self, ordered: bool) {
-        if fingerprint(&self.files) == self.seen && !ordered {
+        // What was refused may have become good by itself: a certificate that was not valid yet.
+        if fingerprint(&self.files) == self.seen && !ordered && !self.refused {
             return;
         }
         let (print, loaded) = self.load_whole();
         let changed = print != self.seen;
         self.seen = print;
+        self.refused = loaded.is_err();
         match loaded {
             Ok(identity) if identity == **self.publish.borrow() => {
                 if ordered {

@@ -427,6 +427,30 @@ fn a_broken_set_is_told_of_once_and_taken_when_it_is_whole() {
     followed.counts(1, 2);
 }
 
+/// As a certificate that was put there before it was valid.
+#[test]
+fn what_was_refused_and_becomes_good_by_itself_is_taken() {
+    let (folder, root, _) = stage();
+    let is_good = Arc::new(AtomicBool::new(true));
+    let judge = Arc::clone(&is_good);
+    let load = move |sources: &Sources| match judge.load(Ordering::SeqCst) {
+        true => Identity::load(sources, Purpose::Server),
+        false => Err(Unusable::new("tls.crt", "it is not valid yet")),
+    };
+    let followed =
+        Followed::loading(&folder.path(""), Duration::from_millis(200), load).expect("good");
+    is_good.store(false, Ordering::SeqCst);
+    let next = issue(&root);
+    write(&folder.path(""), &root, &next);
+    followed.counts(0, 1);
+    let looks = followed.loads.load(Ordering::SeqCst);
+    eventually("two looks more", || followed.loads.load(Ordering::SeqCst) > looks + 1);
+    followed.counts(0, 1);
+    is_good.store(true, Ordering::SeqCst);
+    followed.takes(&next);
+    followed.counts(1, 1);
+}
+
 #[test]
 fn an_order_to_look_is_answered_at_once_and_tells_again() {
     let (folder, ..) = stage();
