@@ -3,11 +3,11 @@
 //! The same [`Reason`] goes from the socket to the log field, the metric label and the summary at
 //! the end. No peer can add to it.
 
+mod certificate;
+
 use std::{error::Error, fmt, io, net::SocketAddr};
 
-use rustls::{AlertDescription, CertificateError};
-
-use crate::tls::name::WrongId;
+use rustls::AlertDescription;
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
@@ -125,7 +125,7 @@ impl Failure {
         use rustls::Error as Tls;
         match error {
             Tls::InvalidCertificate(error) => {
-                let (reason, cause) = of_certificate(peer, error);
+                let (reason, cause) = certificate::judge(peer, error);
                 Self::new(reason, cause)
             }
             Tls::NoCertificatesPresented => {
@@ -168,44 +168,6 @@ pub fn find_in_chain<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -
         };
     }
     None
-}
-
-/// The reason and the cause, with a cure, of refusing `peer`'s certificate.
-fn of_certificate(peer: &str, error: &CertificateError) -> (Reason, String) {
-    match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            (Reason::TlsExpired, format!("{peer}'s certificate has expired ({error}); renew it"))
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
-            Reason::TlsNotYetValid,
-            format!("{peer}'s certificate is not valid yet ({error}); compare the clocks"),
-        ),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
-            Reason::TlsWrongName,
-            format!(
-                "{peer}'s certificate is for another name ({error}); reissue it for the name that is asked for"
-            ),
-        ),
-        CertificateError::UnknownIssuer => (
-            Reason::TlsUntrusted,
-            format!(
-                "no trust root vouches for {peer}'s certificate; add the root that issued it to the trust bundle if it is to be trusted"
-            ),
-        ),
-        CertificateError::Other(other) => match other.0.downcast_ref::<WrongId>() {
-            Some(wrong) => (Reason::TlsWrongId, format!("{peer} is someone else: {wrong}")),
-            None if other.0.to_string().contains("CaUsedAsEndEntity") => (
-                Reason::TlsUntrusted,
-                format!(
-                    "{peer}'s certificate says CA:TRUE, so it cannot stand for a server or client; reissue it with basicConstraints CA:FALSE (`openssl req -x509` adds CA:TRUE unless its configuration has an x509_extensions section)"
-                ),
-            ),
-            None => {
-                (Reason::TlsUntrusted, format!("{peer}'s certificate is not accepted: {}", other.0))
-            }
-        },
-        other => (Reason::TlsUntrusted, format!("{peer}'s certificate is not accepted: {other}")),
-    }
 }
 
 /// What an alert of `peer` means for this side.

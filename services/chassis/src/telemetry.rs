@@ -22,11 +22,11 @@ pub fn init(settings: &Log) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     // What our own code says, and what the libraries have to say that an operator should see.
-    // actix's own lines about connections are left out: a stranger who sends garbage would fill
-    // the log with them, and we count and report those connections ourselves.
+    // actix's and rustls' own lines about connections are left out: a stranger who sends garbage
+    // would fill the log with them, and we count and report those connections ourselves.
     let targets = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_target("actix_http", LevelFilter::OFF)
+        .with_targets(["actix_http", "rustls"].map(|theirs| (theirs, LevelFilter::OFF)))
         .with_targets(["chassis", "ponger", "pinger", "local"].map(|ours| (ours, level)));
     let lines = fmt::layer().with_target(false);
     let lines = match settings.format {

@@ -27,6 +27,13 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateEr
     CertificateError::Other(OtherError(Arc::new(error)))
 }
 
+fn for_names(names: &[&str]) -> CertificateError {
+    CertificateError::NotValidForNameContext {
+        expected: ServerName::try_from("ponger").expect("a name"),
+        presented: names.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
 #[test]
 fn an_error_of_connecting_is_told_apart() {
     let address = "127.0.0.1:8443".parse().expect("an address");
@@ -65,55 +72,58 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
         UnixTime::since_unix_epoch(Duration::from_secs(2)),
         UnixTime::since_unix_epoch(Duration::from_secs(1)),
     );
-    let expected = ServerName::try_from("ponger").expect("a name");
     for (error, reason, said) in [
-        (CertificateError::Expired, Reason::TlsExpired, "ponger's certificate has expired"),
+        (CertificateError::Expired, Reason::TlsExpired, "has expired, or one above it"),
         (
             CertificateError::ExpiredContext { time: now, not_after: then },
             Reason::TlsExpired,
-            "; renew it",
+            "has expired at 1970-01-01T00:00:01Z, or one above it in its chain has; renew that one",
         ),
-        (CertificateError::NotValidYet, Reason::TlsNotYetValid, "is not valid yet"),
+        (CertificateError::NotValidYet, Reason::TlsNotYetValid, "is not valid yet, or one above"),
         (
             CertificateError::NotValidYetContext { time: then, not_before: now },
             Reason::TlsNotYetValid,
-            "; compare the clocks",
+            "is not valid yet before 1970-01-01T00:00:02Z, or one above it in its chain is not; compare the clocks",
         ),
-        (CertificateError::NotValidForName, Reason::TlsWrongName, "is for another name"),
+        (CertificateError::NotValidForName, Reason::TlsWrongName, "is for another name; reissue"),
         (
-            CertificateError::NotValidForNameContext { expected, presented: vec!["other".into()] },
+            for_names(&["other"]),
             Reason::TlsWrongName,
-            "; reissue it for the name that is asked for",
+            "is for another name than ponger (other); reissue it for the name that is asked for",
+        ),
+        (
+            for_names(&["ä".repeat(80).as_str(), "ö".repeat(81).as_str()]),
+            Reason::TlsWrongName,
+            &format!("than ponger ({}, {}...); ", "ä".repeat(80), "ö".repeat(80)),
+        ),
+        (for_names(&[]), Reason::TlsWrongName, "than ponger (no name); reissue"),
+        (for_names(&["a", "b", "c", "d"]), Reason::TlsWrongName, "than ponger (a, b, c, d); "),
+        (
+            for_names(&["a", "b", "c", "d", "e", "f"]),
+            Reason::TlsWrongName,
+            "than ponger (a, b, c, d and 2 more); ",
         ),
         (
             CertificateError::UnknownIssuer,
             Reason::TlsUntrusted,
-            "no trust root vouches for ponger's certificate; add the root",
+            "is not one that a trust root vouches for; if it is to be trusted, add the root",
         ),
-        (
-            other(WrongId::Several(2)),
-            Reason::TlsWrongId,
-            "ponger is someone else: its certificate has 2 URIs",
-        ),
-        (
-            other(io::Error::other("CaUsedAsEndEntity")),
-            Reason::TlsUntrusted,
-            "ponger's certificate says CA:TRUE",
-        ),
-        (
-            other(io::Error::other("a mystery")),
-            Reason::TlsUntrusted,
-            "ponger's certificate is not accepted: a mystery",
-        ),
-        (CertificateError::BadSignature, Reason::TlsUntrusted, "is not accepted: "),
-        (CertificateError::InvalidPurpose, Reason::TlsUntrusted, "is not accepted: "),
+        (other(io::Error::other("CaUsedAsEndEntity")), Reason::TlsUntrusted, "says CA:TRUE"),
+        (other(io::Error::other("a mystery")), Reason::TlsUntrusted, "is not accepted: a mystery"),
+        (CertificateError::BadSignature, Reason::TlsUntrusted, "does not hold"),
+        (CertificateError::InvalidPurpose, Reason::TlsUntrusted, "is for another purpose"),
+        (CertificateError::UnhandledCriticalExtension, Reason::TlsUntrusted, "critical extension"),
         (CertificateError::BadEncoding, Reason::TlsUntrusted, "is not accepted: "),
         (CertificateError::Revoked, Reason::TlsUntrusted, "is not accepted: "),
     ] {
         let failure = of_certificate(error);
         assert_eq!(failure.reason, reason, "{failure}");
+        assert!(failure.cause.starts_with("ponger's certificate "), "{failure}");
         assert!(failure.cause.contains(said), "{failure}");
     }
+    let failure = of_certificate(other(WrongId::Several(2)));
+    assert_eq!(failure.reason, Reason::TlsWrongId);
+    assert!(failure.cause.starts_with("ponger is someone else: its certificate has 2 URIs"));
 }
 
 #[test]
