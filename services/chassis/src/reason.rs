@@ -102,7 +102,9 @@ impl Failure {
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::NetworkDown
-            | io::ErrorKind::AddrNotAvailable => Reason::ConnectUnreachable,
+            | io::ErrorKind::AddrNotAvailable
+            // A rule on the way, or here, forbids it.
+            | io::ErrorKind::PermissionDenied => Reason::ConnectUnreachable,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
             _ => Reason::ConnectFailed,
         };

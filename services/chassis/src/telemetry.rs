@@ -25,7 +25,7 @@ pub fn init(settings: &Log) {
     // actix's and rustls' own lines about connections are left out: a stranger who sends garbage
     // would fill the log with them, and we count and report those connections ourselves.
     let targets = Targets::new()
-        .with_default(LevelFilter::WARN)
+        .with_default(level.min(LevelFilter::WARN))
         .with_targets(["actix_http", "rustls"].map(|theirs| (theirs, LevelFilter::OFF)))
         .with_targets(["chassis", "ponger", "pinger", "local"].map(|ours| (ours, level)));
     let lines = fmt::layer().with_target(false);

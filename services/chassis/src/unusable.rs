@@ -42,8 +42,9 @@ impl Unusable {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cure = self.cure.as_ref().map(|cure| format!("; {cure}")).unwrap_or_default();
+        let whole = format!("{}: {}{cure}", self.thing, self.cause);
         // What others wrote may be quoted in it, and must not disturb a terminal.
-        format!("{}: {}{cure}", self.thing, self.cause).chars().try_for_each(|letter| {
+        without_pem(&whole).chars().try_for_each(|letter| {
             if letter.is_control() {
                 write!(f, "{}", letter.escape_default())
             } else {
@@ -55,9 +56,45 @@ impl fmt::Display for Unusable {
 
 impl std::error::Error for Unusable {}
 
+/// `text` without the PEM blocks in it, whole or not: who puts a key where its path belongs must not
+/// find it in a log.
+fn without_pem(text: &str) -> String {
+    let Some((before, block)) = text.split_once("-----BEGIN") else {
+        return text.to_owned();
+    };
+    let after = block.rsplit_once("-----END").and_then(|(_, end)| end.split_once("-----"));
+    let after = after.map(|(_, after)| without_pem(after)).unwrap_or_default();
+    format!("{before}(a PEM block, left out){after}")
+}
+
 /// Tells the person at the terminal why `service` ends, and chooses the exit code: 78
 /// ([`EX_CONFIG`]) for an [`Unusable`], 1 for everything else.
 pub fn report(service: &str, error: &anyhow::Error) -> ExitCode {
     eprintln!("{service}: {error:#}");
     if error.is::<Unusable>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_place_of_its_path_is_not_shown() {
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----";
+        let half = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0";
+        let left_out = "(a PEM block, left out)";
+        for (cause, told) in [
+            ("no key".to_owned(), "no key".to_owned()),
+            (format!("`{key}` is text"), format!("`{left_out}` is text")),
+            (format!("`{key}` and `{key}`"), format!("`{left_out}`")),
+            (format!("`{half}` is text"), format!("`{left_out}")),
+            (format!("`{key}` and `{half}`"), format!("`{left_out}` and `{left_out}")),
+        ] {
+            let shown = Unusable::new("a", cause).cure("b").to_string();
+            assert!(shown.starts_with(&format!("a: {told}")), "{shown}");
+            assert!(!shown.contains("c2VjcmV0"), "{shown}");
+        }
+        let shown = Unusable::new(half, "there is no such file").to_string();
+        assert!(!shown.contains("c2VjcmV0"), "{shown}");
+    }
 }

@@ -44,7 +44,8 @@ fn an_error_of_connecting_is_told_apart() {
         (io::ErrorKind::NetworkDown, Reason::ConnectUnreachable),
         (io::ErrorKind::AddrNotAvailable, Reason::ConnectUnreachable),
         (io::ErrorKind::TimedOut, Reason::ConnectTimeout),
-        (io::ErrorKind::PermissionDenied, Reason::ConnectFailed),
+        (io::ErrorKind::PermissionDenied, Reason::ConnectUnreachable),
+        (io::ErrorKind::InvalidInput, Reason::ConnectFailed),
         (io::ErrorKind::Other, Reason::ConnectFailed),
     ] {
         let failure = Failure::of_connect(address, &kind.into());
