@@ -98,6 +98,10 @@ impl FromStr for Name {
     }
 }
 
+fn is_of_dns(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte)
+}
+
 /// What a certificate says of its holder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -129,7 +133,12 @@ impl Names {
         for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
             match name {
                 GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
-                GeneralName::DNSName(name) => names.dns.push(name.to_ascii_lowercase()),
+                // RFC 5280, 4.2.1.6: no DNS name has other letters. One that spells a SPIFFE ID
+                // would be taken for it by whoever reads the log.
+                GeneralName::DNSName(name) if name.bytes().all(is_of_dns) => {
+                    names.dns.push(name.to_ascii_lowercase());
+                }
+                GeneralName::DNSName(_) => names.unreadable += 1,
                 GeneralName::IPAddress(_) => names.addresses += 1,
                 GeneralName::Invalid(..) => names.unreadable += 1,
                 _ => {}

@@ -99,6 +99,10 @@ fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
         Unusable::new(path.display(), format!("it is cut short or damaged ({cause})"))
             .cure("write it again, and replace it whole (write a new file, then rename it)")
     };
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        return Err(Unusable::new(path.display(), "it begins with a byte order mark")
+            .cure("save it as UTF-8 without one"));
+    }
     // The parser passes over what it does not know as a section's edge, such as a line that was cut
     // in the middle of it. Whoever wrote it meant it.
     // Nothing of it is quoted but whole labels: it may be a key.

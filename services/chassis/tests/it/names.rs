@@ -277,19 +277,7 @@ fn who_has_no_name_is_nobody() {
 #[test]
 fn a_dns_name_is_compared_whole() {
     let door = door(Some(&["ponger"]));
-    for name in [
-        "ponger.evil",
-        "evil.ponger",
-        "xponger",
-        "ponge",
-        "*",
-        "*.ponger",
-        "ponger\0",
-        "ponger\0.evil",
-        "ponger.",
-        " ponger",
-        "",
-    ] {
+    for name in ["ponger.evil", "evil.ponger", "xponger", "ponge", "*", "*.ponger", "ponger.", ""] {
         let certificate = certificate(&Leaf::new().dns(name));
         assert!(matches!(enter(&door, &certificate), Err(WrongId::Another { .. })), "{name:?}");
     }
@@ -307,6 +295,12 @@ fn a_name_that_cannot_be_read_makes_its_holder_nobody() {
         let certificate = patched(&leaf, b"b-XX", b"b-\xff\xff");
         assert_eq!(enter(&door, &certificate), Err(WrongId::Unreadable));
     }
+    for dns in [PINGER, "pinger\0", "pinger\0.evil", " pinger", "pinger/", "a:1", "a\x1b[2j\nb"] {
+        for leaf in [Leaf::new(), Leaf::new().dns("pinger"), Leaf::new().uri(PINGER)] {
+            let certificate = certificate(&leaf.dns(dns));
+            assert_eq!(enter(&door, &certificate), Err(WrongId::Unreadable), "{dns:?}");
+        }
+    }
 }
 
 #[test]
@@ -319,10 +313,9 @@ fn a_name_does_not_disturb_a_log() {
 #[test]
 fn a_name_of_a_peer_does_not_disturb_a_log() {
     let wrong = door(Some(&[PINGER, "pinger"]));
-    for leaf in [Leaf::new().uri("a\x1b[2j\nb"), Leaf::new().dns("a\x1b[2j\nb")] {
-        let message = enter(&wrong, &certificate(&leaf)).expect_err("nobody").to_string();
-        assert!(message.contains("a\\u{1b}[2j\\nb"), "{message:?}");
-    }
+    let leaf = certificate(&Leaf::new().uri("a\x1b[2j\nb"));
+    let message = enter(&wrong, &leaf).expect_err("nobody").to_string();
+    assert!(message.contains("a\\u{1b}[2j\\nb"), "{message:?}");
 }
 
 #[test]

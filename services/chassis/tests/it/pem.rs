@@ -152,10 +152,17 @@ fn a_very_large_file_is_refused_and_a_large_one_is_not() {
 fn a_file_without_pem_is_refused() {
     no_certificates("", "it is empty; it must hold a certificate as PEM");
     no_key("", "it is empty; it must hold a private key as PEM");
-    for text in ["\n", "hello", "\u{feff}", "# CERTIFICATE\n"] {
+    for text in ["\n", "hello", "# CERTIFICATE\n"] {
         no_certificates(text, "it holds no certificate: it is not PEM");
         no_key(text, "it holds no private key: it is not PEM");
     }
+}
+
+#[test]
+fn a_byte_order_mark_is_recognised() {
+    let message = "it begins with a byte order mark; save it as UTF-8 without one";
+    no_certificates(format!("\u{feff}{}", bundle(1)), message);
+    no_key(format!("\u{feff}{}", key()), message);
 }
 
 #[test]
