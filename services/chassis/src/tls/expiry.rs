@@ -60,6 +60,7 @@ impl Warner {
     ) -> Option<Ending> {
         // Its last second is one of its lifetime (RFC 5280, 4.1.2.5).
         let left = u64::try_from(not_after.saturating_sub(now)).map(Duration::from_secs);
+        let expired = left.is_err();
         let ending = left.map_or(Ending::Past, Ending::Soon);
         let left = left.unwrap_or_default();
         let lifetime = u64::try_from(not_after.saturating_sub(not_before)).unwrap_or(0);
@@ -67,7 +68,6 @@ impl Warner {
             return None;
         }
         let pause = if left < DAY { HOUR } else { DAY };
-        let expired = ending == Ending::Past;
         match self.last.get(&not_after) {
             // One that has just ended is warned about afresh.
             Some((was_expired, last)) if *was_expired == expired && at - *last < pause => None,
