@@ -5,6 +5,8 @@
 
 mod certificate;
 
+pub(crate) use certificate::of_webpki;
+
 use std::{error::Error, fmt, io, net::SocketAddr};
 
 use rustls::AlertDescription;
@@ -106,6 +108,8 @@ impl Failure {
             // A rule on the way, or here, forbids it.
             | io::ErrorKind::PermissionDenied => Reason::ConnectUnreachable,
             io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+            // It was accepted, and ended before it could be used.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Reason::Reset,
             _ => Reason::ConnectFailed,
         };
         Self::new(reason, format!("{address}: {error}"))

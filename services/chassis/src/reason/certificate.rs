@@ -51,7 +51,7 @@ pub(super) fn judge(peer: &str, wrong: &Wrong) -> (Reason, String) {
         }
         Wrong::Other(other) => match other.0.downcast_ref::<WrongId>() {
             Some(wrong) => return (Reason::TlsWrongId, format!("{peer} is someone else: {wrong}")),
-            None => (Reason::TlsUntrusted, webpkis(&other.0.to_string())),
+            None => (Reason::TlsUntrusted, of_webpki(&other.0.to_string())),
         },
         wrong => (Reason::TlsUntrusted, untrusted(wrong)),
     };
@@ -98,7 +98,8 @@ fn shortened(name: &str) -> String {
     }
 }
 
-fn webpkis(said: &str) -> String {
+/// What `said`, which webpki says of a certificate, means.
+pub(crate) fn of_webpki(said: &str) -> String {
     let known = OTHERS.iter().find(|(theirs, _)| said.contains(theirs));
     known.map_or_else(|| format!("is not accepted: {said}"), |(_, ours)| (*ours).to_owned())
 }

@@ -19,7 +19,7 @@ use super::{
     name::Names,
     pem, provider,
 };
-use crate::unusable::Unusable;
+use crate::{reason, unusable::Unusable};
 
 /// Where a leaf lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,11 +281,8 @@ fn words(error: &CertificateError) -> String {
         CertificateError::UnhandledCriticalExtension => {
             "it has a critical extension that is not known".into()
         }
-        // Not every such error has a name of its own.
-        CertificateError::Other(other)
-            if other.0.to_string().contains("UnsupportedCriticalExtension") =>
-        {
-            "it has a critical extension that is not known".into()
+        CertificateError::Other(other) => {
+            format!("a certificate in it {}", reason::of_webpki(&other.0.to_string()))
         }
         other => other.to_string(),
     }

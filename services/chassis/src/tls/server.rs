@@ -40,6 +40,8 @@ pub fn config(current: &Current, ask: Ask, oldest: MinTlsVersion) -> Result<Serv
         .with_protocol_versions(versions(oldest))?
         .with_client_cert_verifier(Arc::new(Clients { current: current.clone(), ask }))
         .with_cert_resolver(Arc::new(OwnLeaf(current.clone())));
+    // Ours is the order of strength, whatever a client would rather have.
+    config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.alpn_protocols = vec![ALPN.to_vec()];

@@ -147,6 +147,16 @@ fn a_peer_without_the_hybrid_gets_x25519() {
     assert_eq!((Session::of(&client).group, Session::of(&server).group), ("X25519", "X25519"));
 }
 
+#[test]
+fn the_strongest_cipher_is_taken_whatever_a_client_would_rather_have() {
+    let pair = Pair::new();
+    let mut weakest_first = CryptoProvider::clone(provider());
+    weakest_first.cipher_suites.reverse();
+    let client = stranger(&pair, &[&TLS13], Arc::new(weakest_first), None);
+    let (client, _) = meet(client, pair.server(Ask::No)).expect("to agree");
+    assert_eq!(Session::of(&client).cipher, "TLS13_AES_256_GCM_SHA384");
+}
+
 /// A client that trusts the pair's root by rustls' own means, and presents `leaf`.
 fn stranger(
     pair: &Pair,

@@ -44,6 +44,8 @@ fn an_error_of_connecting_is_told_apart() {
         (io::ErrorKind::NetworkDown, Reason::ConnectUnreachable),
         (io::ErrorKind::AddrNotAvailable, Reason::ConnectUnreachable),
         (io::ErrorKind::TimedOut, Reason::ConnectTimeout),
+        (io::ErrorKind::ConnectionReset, Reason::Reset),
+        (io::ErrorKind::ConnectionAborted, Reason::Reset),
         (io::ErrorKind::PermissionDenied, Reason::ConnectUnreachable),
         (io::ErrorKind::InvalidInput, Reason::ConnectFailed),
         (io::ErrorKind::Other, Reason::ConnectFailed),
