@@ -9,11 +9,15 @@ use std::{
 use actix_web::{
     App, HttpResponse, HttpServer,
     dev::{Server, ServerHandle},
-    http::header::ContentType,
+    http::{KeepAlive, header::ContentType},
     web::{self, Data},
 };
 
 use crate::{bind::bind, config, health::Health, metrics::Metrics, unusable::Unusable};
+
+/// For how many milliseconds a client may leave unread what was sent to it.
+#[cfg(target_os = "linux")]
+const UNREAD: u32 = 2000;
 
 /// The admin listener, bound and not yet running.
 #[derive(Debug)]
@@ -35,6 +39,10 @@ impl Admin {
         health: Health,
     ) -> Result<Self, Unusable> {
         let listener = bind(settings.host, settings.port, "metrics.host and metrics.port")?;
+        // What is accepted inherits it. Elsewhere there is no such option, and no cluster either.
+        #[cfg(target_os = "linux")]
+        rustix::net::sockopt::set_tcp_user_timeout(&listener, UNREAD)
+            .map_err(|error| Unusable::new("the admin listener", error))?;
         Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, health })
     }
 
@@ -61,10 +69,12 @@ impl Admin {
                 .route("/readyz", web::get().to(ready))
         })
         .workers(1)
-        // Few ask here, and briefly: whoever does not shall not use up the descriptors.
+        // Few ask here, and briefly: whoever does not shall not use up the descriptors, nor keep
+        // the probes waiting.
         .max_connections(16)
         .client_request_timeout(Duration::from_secs(2))
-        .keep_alive(Duration::from_secs(5))
+        .client_disconnect_timeout(Duration::from_millis(500))
+        .keep_alive(KeepAlive::Disabled)
         .disable_signals()
         .shutdown_timeout(1)
         .listen(listener)?

@@ -11,9 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    net::sockopt,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
-use crate::support::{Client, Service, World, exchange, get_kept, read_to_end, wait_until};
+use crate::support::{Client, Service, World, exchange, get, get_kept, read_to_end, wait_until};
 
 /// Raises this process' limit of open files, which its children inherit, as far as it goes.
 fn descriptors() -> usize {
@@ -182,6 +185,28 @@ fn a_client_that_never_reads_is_gone_in_the_end() {
     assert!(grown < 8.0 * 1024.0 * 1024.0, "it costs {grown} bytes");
     ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
     drop(stream);
+}
+
+#[test]
+fn clients_that_never_read_do_not_keep_the_probes_waiting() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let requests = get_kept("/metrics").repeat(100);
+    let clients = (0..40).map(|_| {
+        let mut stream = TcpStream::connect(ponger.admin()).expect("a connection");
+        sockopt::set_socket_recv_buffer_size(&stream, 2048).expect("a small buffer");
+        stream.set_nonblocking(true).expect("a socket");
+        // Until neither end takes any more.
+        while stream.write_all(requests.as_bytes()).is_ok() {}
+        stream
+    });
+    let clients: Vec<_> = clients.collect();
+    // Some of them have to end before it is its turn.
+    let probe = TcpStream::connect(ponger.admin()).expect("a connection");
+    probe.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+    let (status, ..) = exchange(probe, &get("/livez")).expect("an answer");
+    assert_eq!(status, 200);
+    drop(clients);
 }
 
 #[test]
