@@ -23,10 +23,11 @@ pub fn init(settings: &Log) {
     };
     // What our own code says, and what the libraries have to say that an operator should see.
     // actix's and rustls' own lines about connections are left out: a stranger who sends garbage
-    // would fill the log with them, and we count and report those connections ourselves.
+    // would fill the log with them, and we count and report those connections ourselves. So are the
+    // watcher's about folders that are gone, which is what kubelet does to them at every rotation.
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_targets(["actix_http", "rustls"].map(|theirs| (theirs, LevelFilter::OFF)))
+        .with_targets(["actix_http", "notify", "rustls"].map(|theirs| (theirs, LevelFilter::OFF)))
         .with_targets(["chassis", "ponger", "pinger", "local"].map(|ours| (ours, level)));
     let lines = fmt::layer().with_target(false);
     let lines = match settings.format {

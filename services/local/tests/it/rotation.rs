@@ -1,8 +1,8 @@
 //! Identities are replaced while both run, with nothing lost; and what is withdrawn is withdrawn.
 
-use std::{fs, io::Read as _, time::Duration};
+use std::{fs, io::Read as _, os::unix::fs::symlink, path::Path, time::Duration};
 
-use devpki::{Ca, Leaf, write_private};
+use devpki::{Ca, Issued, Leaf, write_private};
 use rustix::process::Signal;
 use time::Duration as Validity;
 
@@ -48,6 +48,39 @@ fn leaves_are_replaced_on_both_sides_and_no_ping_is_lost() {
         assert_eq!(service.metric("identity_refreshes_total{result=\"refused\"}"), 0.0);
     }
     no_ping_is_lost(&mut pinger);
+}
+
+/// Puts `issued` into `folder` as kubelet does: a new folder, a link that is swapped, the old one gone.
+fn swap_as_kubelet(folder: &Path, round: usize, issued: &Issued) {
+    let new = folder.join(format!("..{round}"));
+    fs::create_dir(&new).expect("a folder");
+    issued.write(&new).expect("files");
+    symlink(format!("..{round}"), folder.join("..data_tmp")).expect("a link");
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).expect("a swap");
+    for name in ["tls.crt", "tls.key"] {
+        if !folder.join(name).is_symlink() {
+            let _ = fs::remove_file(folder.join(name));
+            symlink(format!("..data/{name}"), folder.join(name)).expect("a link");
+        }
+    }
+    if round > 0 {
+        fs::remove_dir_all(folder.join(format!("..{}", round - 1))).expect("to remove");
+    }
+}
+
+#[test]
+fn rotations_as_kubelet_does_them_leave_nothing_to_worry_about_in_the_log() {
+    let world = World::new();
+    let leaf = || world.ca.issue(&Leaf::ponger("test"));
+    swap_as_kubelet(&world.path("ponger"), 0, &leaf());
+    let ponger = world.ponger("");
+    ponger.wait_for("Listening");
+    for round in 1..=10 {
+        swap_as_kubelet(&world.path("ponger"), round, &leaf());
+        ponger.wait_for_nth(round, REPLACED);
+    }
+    let log = ponger.log();
+    assert!(log.iter().all(|line| line.contains(" INFO ")), "{log:#?}");
 }
 
 #[test]
