@@ -273,10 +273,11 @@ impl Gate {
             current.get().label(names.as_deref().unwrap_or_default())
         });
         self.metrics.handshakes.done(&session, &label);
-        if let Some((_, end)) = credentials.leaf_validity() {
+        let was_admitted = credentials.are_admitted(&own);
+        // Nobody who is not let in has a say in what is measured.
+        if was_admitted && let Some((_, end)) = credentials.leaf_validity() {
             self.metrics.identity.peer(end);
         }
-        let was_admitted = credentials.are_admitted(&own);
         let opened = Some(Opened { credentials, was_admitted, current, held: RefCell::default() });
         let peer = Peer { address, session: Some(session), names, opened };
         let conn = Conn::new(&self, Stream::Tls(Box::new(stream)), peer, place);

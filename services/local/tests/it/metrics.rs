@@ -62,6 +62,22 @@ fn no_peer_can_add_a_series() {
 }
 
 #[test]
+fn a_client_that_is_not_let_in_does_not_say_when_our_peers_certificate_ends() {
+    const END: &str = "identity_cert_expiration_timestamp_seconds{role=\"peer\"}";
+    let world = World::new();
+    let ponger = world.ponger("");
+    world.good_client().get(ponger.address(), "/ping").expect("an answer");
+    let end = ponger.metric(END);
+    assert!(end > 0.0);
+    let other = Leaf::new()
+        .uri("spiffe://cluster.local/ns/test/sa/other")
+        .valid(time::Duration::ZERO, time::Duration::minutes(3));
+    let other = world.client(Some(&world.ca.issue(&other)));
+    assert_eq!(other.get(ponger.address(), "/ping").expect("an answer").0, 403);
+    assert_eq!(ponger.metric(END), end);
+}
+
+#[test]
 fn each_phase_of_a_ping_is_timed() {
     let world = World::new();
     let ponger = world.ponger("");
