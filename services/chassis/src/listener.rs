@@ -382,8 +382,17 @@ impl Opened {
     fn holds(&self) -> bool {
         let (identity, time) = (self.current.get(), now());
         let mut held = self.held.borrow_mut();
-        if held.as_ref().is_some_and(|(by, until)| Arc::ptr_eq(by, &identity) && time < *until) {
-            return true;
+        if let Some((by, until)) = held.as_mut()
+            && time < *until
+        {
+            if Arc::ptr_eq(by, &identity) {
+                return true;
+            }
+            // Only our own leaf is another.
+            if by.judges_as(&identity) {
+                *by = identity;
+                return true;
+            }
         }
         let holds = self.credentials.hold_for_client(&identity, time)
             && (!self.was_admitted || self.credentials.are_admitted(&identity));

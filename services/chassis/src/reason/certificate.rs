@@ -119,6 +119,7 @@ fn untrusted(wrong: &Wrong) -> String {
         Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => {
             "is for another purpose; reissue it with the extendedKeyUsage serverAuth for a server, clientAuth for a client"
         }
+        Wrong::BadEncoding => "is not well-formed; reissue it",
         Wrong::UnhandledCriticalExtension => {
             "has a critical extension that is not known here; reissue it without"
         }

@@ -257,14 +257,28 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
             thread::sleep(SETTLE);
             let again = fingerprint(&self.files);
             if again == print && !self.folders.see_a_writer(&self.files) {
-                let loaded = (self.load)();
+                let loaded = self.load();
                 if fingerprint(&self.files) == print {
                     return (print, loaded);
                 }
             }
             print = again;
         }
-        (print, (self.load)())
+        (print, self.load())
+    }
+
+    /// Loads them. A leaf for which no root vouches, where the same roots did for the one in use, is
+    /// a slip, or came before its intermediates.
+    fn load(&self) -> Result<Identity, Unusable> {
+        let next = (self.load)()?;
+        let current = self.publish.borrow();
+        if next.judges_as(&current) && current.vouches_for_itself() && !next.vouches_for_itself() {
+            let cause =
+                "no root of the trust bundle vouches for it, as one does for the one in use";
+            return Err(Unusable::new("our own certificate", cause)
+                .cure("put its intermediates below it, or its root into the bundle first"));
+        }
+        Ok(next)
     }
 
     fn warn(&mut self) {

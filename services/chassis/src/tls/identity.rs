@@ -11,10 +11,10 @@ use rustls::{
 
 use super::{
     clock::{Seconds, now},
-    leaf::{Leaf, LeafFiles, Purpose},
+    leaf::{self, Leaf, LeafFiles, Purpose},
     name::{Name, Names, WrongId},
     provider,
-    roots::Roots,
+    roots::{self, Roots},
 };
 use crate::unusable::Unusable;
 
@@ -34,10 +34,11 @@ impl Sources {
     pub fn files(&self) -> Vec<PathBuf> {
         let leaf = self.leaf.iter().flat_map(|leaf| [&leaf.certificate, &leaf.key]);
         let roots = match &self.roots {
-            Trusted::File(path) => Some(path),
-            Trusted::Nobody | Trusted::System => None,
+            Trusted::Nobody => None,
+            Trusted::File(path) => Some(path.clone()),
+            Trusted::System => roots::system_file(),
         };
-        leaf.chain(roots).cloned().collect()
+        leaf.cloned().chain(roots).collect()
     }
 }
 
@@ -207,6 +208,22 @@ impl Identity {
         }
     }
 
+    /// Whether both judge peers in the same way: only our own leaf may differ.
+    pub fn judges_as(&self, other: &Self) -> bool {
+        self.trust == other.trust && self.allowed == other.allowed
+    }
+
+    /// Whether one of our own roots vouches for our own leaf, as where both sides share a bundle.
+    pub fn vouches_for_itself(&self) -> bool {
+        let (Some(leaf), Some(trust)) = (&self.leaf, &self.trust) else {
+            return false;
+        };
+        let purpose = trust.verifier.own_purpose();
+        split(&leaf.certified.cert).is_ok_and(|(leaf, intermediates)| {
+            leaf::verify(leaf, intermediates, trust.roots.store(now()), purpose).is_ok()
+        })
+    }
+
     fn verifier(&self, time: Seconds) -> Result<Verifier, Error> {
         let trust = self.trust.as_ref().ok_or(CertificateError::UnknownIssuer)?;
         if time < trust.stale_from {
@@ -235,11 +252,14 @@ impl Verifier {
     }
 
     fn with(&self, roots: &Roots, time: Seconds) -> Result<Self, String> {
-        let purpose = match self {
+        Self::new(roots, self.own_purpose(), time)
+    }
+
+    fn own_purpose(&self) -> Purpose {
+        match self {
             Self::OfClients(_) => Purpose::Server,
             Self::OfServers(_) => Purpose::Client,
-        };
-        Self::new(roots, purpose, time)
+        }
     }
 }
 

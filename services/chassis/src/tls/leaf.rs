@@ -239,27 +239,7 @@ fn verify_chain(
         error => bad(&error),
     })?;
     let intermediates = below.get(1..).unwrap_or_default();
-    let verified = match purpose {
-        Purpose::Server => {
-            rustls::server::ParsedCertificate::try_from(&chain[0]).and_then(|leaf| {
-                rustls::client::verify_server_cert_signed_by_trust_anchor(
-                    &leaf,
-                    &top,
-                    intermediates,
-                    UnixTime::now(),
-                    provider().signature_verification_algorithms.all,
-                )
-            })
-        }
-        Purpose::Client => {
-            WebPkiClientVerifier::builder_with_provider(Arc::new(top), Arc::clone(provider()))
-                .build()
-                .map_err(|error| bad(&error))?
-                .verify_client_cert(&chain[0], intermediates, UnixTime::now())
-                .map(|_| ())
-        }
-    };
-    verified.map_err(|error| match error {
+    verify(&chain[0], intermediates, Arc::new(top), purpose).map_err(|error| match error {
         rustls::Error::InvalidCertificate(
             error @ (CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }),
@@ -269,6 +249,31 @@ fn verify_chain(
         rustls::Error::InvalidCertificate(error) => bad(&words(&error)),
         error => bad(&error),
     })
+}
+
+/// Verifies a chain as a peer does that trusts `roots`, but for the names.
+pub(super) fn verify(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: Arc<RootCertStore>,
+    purpose: Purpose,
+) -> Result<(), rustls::Error> {
+    match purpose {
+        Purpose::Server => rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &rustls::server::ParsedCertificate::try_from(leaf)?,
+            &roots,
+            intermediates,
+            UnixTime::now(),
+            provider().signature_verification_algorithms.all,
+        ),
+        Purpose::Client => {
+            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider()))
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?
+                .verify_client_cert(leaf, intermediates, UnixTime::now())
+                .map(|_| ())
+        }
+    }
 }
 
 /// What verifiers say of a certificate, without the lists of numbers that they add.

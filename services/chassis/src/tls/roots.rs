@@ -1,6 +1,9 @@
 //! The trust bundle: the roots that vouch for peers.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
@@ -9,6 +12,20 @@ use super::{
     leaf, pem,
 };
 use crate::unusable::Unusable;
+
+/// Where distributions keep the roots of their system in one file.
+const SYSTEM_FILES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The file that [`Roots::of_system`] reads, where there is one.
+pub(super) fn system_file() -> Option<PathBuf> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    named.or_else(|| SYSTEM_FILES.iter().map(PathBuf::from).find(|file| file.exists()))
+}
 
 /// A root certificate and its validity, which verifiers of chains do not look at by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -452,6 +452,38 @@ fn what_was_refused_and_becomes_good_by_itself_is_taken() {
 }
 
 #[test]
+fn a_leaf_that_the_same_roots_no_longer_vouch_for_is_not_taken() {
+    let root = root();
+    let below = root.intermediate("an intermediate");
+    let folder = Folder::new();
+    let first = below.issue(&Leaf::ponger("a"));
+    write(&folder.path(""), &root, &first);
+    let followed = Followed::at(&folder.path(""));
+
+    // Without its intermediate, which is on its way.
+    let second = below.issue(&Leaf::ponger("a"));
+    let (leaf, _) = second.chain.split_at(second.chain.find("-----END").expect("an end") + 26);
+    let alone = Issued { chain: leaf.to_owned(), ..second.clone() };
+    alone.write(&folder.path("")).expect("files");
+    followed.counts(0, 1);
+    second.write(&folder.path("")).expect("files");
+    followed.takes(&second);
+    followed.counts(1, 1);
+
+    // Of a root that nobody here trusts: taken once it is, and not before.
+    let other = Ca::new("another root");
+    let third = issue(&other);
+    third.write(&folder.path("")).expect("files");
+    followed.counts(1, 2);
+    assert!(followed.holds(&second));
+    replace(&folder.path("ca.crt"), &format!("{}{}", root.pem(), other.pem()));
+    followed.takes(&third);
+    // A root is withdrawn all the same, should our own leaf need it.
+    replace(&folder.path("ca.crt"), root.pem());
+    followed.counts(3, 2);
+}
+
+#[test]
 fn an_order_to_look_is_answered_at_once_and_tells_again() {
     let (folder, ..) = stage();
     let followed = Followed::at(&folder.path(""));

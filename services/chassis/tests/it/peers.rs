@@ -251,7 +251,10 @@ fn an_identity_knows_its_files() {
     };
     assert_eq!(sources.files(), ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.path(name)));
     sources.roots = Trusted::System;
-    assert_eq!(sources.files(), ["tls.crt", "tls.key"].map(|name| folder.path(name)));
+    // The system's roots lie in a file on most systems.
+    let files = sources.files();
+    assert_eq!(files[..2], ["tls.crt", "tls.key"].map(|name| folder.path(name)));
+    assert!(files.len() <= 3);
     assert!(Sources::default().files().is_empty());
 }
 

@@ -116,7 +116,7 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
         (CertificateError::BadSignature, Reason::TlsUntrusted, "does not hold"),
         (CertificateError::InvalidPurpose, Reason::TlsUntrusted, "is for another purpose"),
         (CertificateError::UnhandledCriticalExtension, Reason::TlsUntrusted, "critical extension"),
-        (CertificateError::BadEncoding, Reason::TlsUntrusted, "is not accepted: "),
+        (CertificateError::BadEncoding, Reason::TlsUntrusted, "is not well-formed; "),
         (CertificateError::Revoked, Reason::TlsUntrusted, "is not accepted: "),
     ] {
         let failure = of_certificate(error);

@@ -50,6 +50,22 @@ fn leaves_are_replaced_on_both_sides_and_no_ping_is_lost() {
     no_ping_is_lost(&mut pinger);
 }
 
+#[test]
+fn the_systems_roots_are_followed_too() {
+    let world = World::new();
+    let ponger = world.ponger("");
+    let config = world.pinger_config(ponger.address().port(), "");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let without: Vec<_> = text.lines().filter(|line| !line.contains("acceptCert")).collect();
+    fs::write(&config, without.join("\n")).expect("written");
+    let bundle = world.write("system.crt", world.ca.pem());
+    let variables = [("SSL_CERT_FILE", bundle.to_str().expect("text"))];
+    let pinger = Service::start_with("pinger", &config, &variables);
+    pinger.wait_for("Got pong");
+    fs::write(&bundle, Ca::new("another").pem()).expect("written");
+    pinger.wait_for("reason=\"tls_untrusted\"");
+}
+
 /// Puts `issued` into `folder` as kubelet does: a new folder, a link that is swapped, the old one gone.
 fn swap_as_kubelet(folder: &Path, round: usize, issued: &Issued) {
     let new = folder.join(format!("..{round}"));
