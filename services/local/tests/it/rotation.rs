@@ -307,9 +307,16 @@ fn pingers_kept_connection_is_not_used_past_its_own_certificate() {
     let pinger = keeping_pinger(&world, &ponger);
     pinger.wait_for("kept=true");
     // From then on every ping shows the certificate anew, and is refused.
-    pinger.wait_for("reason=\"tls_refused_by_peer\"");
-    let line = pinger.wait_for("Lost ping");
-    assert!(line.contains("tls_refused_by_peer") && line.contains("certificate_expired"), "{line}");
+    let line = pinger.wait_for("reason=\"tls_refused_by_peer\"");
+    assert!(line.contains("certificate_expired"), "{line}");
+    // The first refusal may be of a request whose handshake was still in time; such a one comes
+    // after pongs on new connections, and not after those on the kept one.
+    let log = pinger.log();
+    let refused = |line: &String| line.contains("\"denied\"") || line.contains("refused_by_peer");
+    let first = log.iter().position(refused).expect("the refusal");
+    let pong = log[..first].iter().rfind(|line| line.contains("Got pong")).expect("a pong");
+    let at_the_door = log[first].contains("refused_by_peer");
+    assert!(at_the_door || pong.contains("kept=false"), "{pong}\n{}", log[first]);
 }
 
 #[test]
