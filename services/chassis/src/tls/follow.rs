@@ -276,7 +276,7 @@ impl<L: Fn() -> Result<Identity, Unusable>> Thread<L> {
             let cause =
                 "no root of the trust bundle vouches for it, as one does for the one in use";
             return Err(Unusable::new("our own certificate", cause)
-                .cure("put its intermediates below it, or its root into the bundle first"));
+                .cure("put its intermediates below it, or its root into the bundle first; a restart takes it as it is"));
         }
         Ok(next)
     }
