@@ -455,3 +455,48 @@ fn folders_of(file: &Path) -> BTreeSet<PathBuf> {
     }
     folders
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{DataChange, Flag, RemoveKind, RenameMode};
+
+    use super::*;
+
+    const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    const REMOVED: EventKind = EventKind::Remove(RemoveKind::File);
+    const MOVED: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::From));
+
+    fn noticed(events: &[EventKind]) -> Noticed {
+        let mut noticed = Noticed::default();
+        for event in events {
+            noticed.note(&Event::new(*event).add_path("/identity/tls.crt".into()));
+        }
+        noticed
+    }
+
+    #[test]
+    fn a_file_is_open_from_its_first_write_until_it_is_closed_removed_or_moved() {
+        let file = Path::new("/identity/tls.crt");
+        assert!(noticed(&[WRITTEN]).open.contains(file));
+        for end in [CLOSED, REMOVED, MOVED] {
+            assert!(noticed(&[WRITTEN, end]).open.is_empty(), "{end:?}");
+            assert!(noticed(&[WRITTEN, end, WRITTEN]).open.contains(file), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_or_moved_is_to_be_watched_anew() {
+        for end in [REMOVED, MOVED] {
+            assert!(noticed(&[end]).lost.contains(Path::new("/identity/tls.crt")), "{end:?}");
+        }
+        assert!(noticed(&[WRITTEN, CLOSED]).lost.is_empty());
+    }
+
+    #[test]
+    fn lost_events_leave_no_file_open_for_ever() {
+        let mut noticed = noticed(&[WRITTEN]);
+        noticed.note(&Event::new(EventKind::Other).set_flag(Flag::Rescan));
+        assert!(noticed.open.is_empty());
+    }
+}
