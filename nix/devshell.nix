@@ -23,6 +23,7 @@
         cargo-deny
         curl
         deadnix
+        docker-client
         jq
         k3d
         kubectl
@@ -38,11 +39,11 @@
     };
 
     shellHook = ''
-      cat <<'EOF'
+      cat >&2 <<'EOF'
       cargo run              both services here, with a throw-away CA
       cargo test --workspace what must hold
       nix run .#cluster-up   a cluster from nothing to "Got pong"
-      nix run .#e2e          the acceptance scenarios in it
+      nix run .#e2e          the acceptance scenarios, here or in a cluster
       nix flake check        everything that CI asks
       EOF
     '';

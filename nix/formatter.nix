@@ -10,6 +10,8 @@ pkgs.writeShellApplication {
     pkgs.shfmt
   ];
   text = ''
+    # The top level, from wherever it is called.
+    cd "''${PRJ_ROOT:?is set by nix fmt}"
     cargo fmt --all
     nix/tests/lint --write
   '';

@@ -6,8 +6,6 @@
   pkgs,
 }:
 let
-  inherit (pkgs.stdenv) hostPlatform;
-
   manifest = lib.importTOML ../Cargo.toml;
 
   # Cargo.toml's promise is what we build with, so that the promise is tested.
@@ -23,12 +21,7 @@ let
   craneLib = (inputs.crane.mkLib pkgs).overrideToolchain (_: toolchain);
 
   # Programs are static: an image is one file, without libc, loader or shell.
-  musl =
-    {
-      x86_64-linux = pkgs.pkgsCross.musl64;
-      aarch64-linux = pkgs.pkgsCross.aarch64-multiplatform-musl;
-    }
-    .${hostPlatform.system}.stdenv;
+  musl = pkgs.pkgsStatic.stdenv;
   target = musl.hostPlatform.rust.rustcTarget;
   static =
     let
@@ -131,10 +124,7 @@ let
         doCheck = false;
         meta = {
           inherit (crates.${name}.package) description;
-          license = with lib.licenses; [
-            mit
-            asl20
-          ];
+          license = lib.licenses.mit;
           mainProgram = name;
         };
       }
