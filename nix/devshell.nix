@@ -35,6 +35,7 @@
         shellcheck
         shfmt
         statix
+        zizmor
         ;
     };
 
