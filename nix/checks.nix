@@ -10,7 +10,12 @@
   ...
 }:
 let
-  inherit (rust) checkArgs craneLib workspace;
+  inherit (rust) craneLib workspace;
+
+  # A check's result is that it passes, and not what it built.
+  checkArgs = rust.checkArgs // {
+    doInstallCargoArtifacts = false;
+  };
 
   # What is not Rust, for those who read it; prose again left out.
   tree = lib.fileset.toSource {
@@ -54,7 +59,13 @@ removeAttrs packages [ "default" ]
     }
   );
   docs = craneLib.cargoDoc (checkArgs // { env.RUSTDOCFLAGS = "--deny warnings"; });
-  rustfmt = craneLib.cargoFmt (rust.common // { src = workspace; });
+  rustfmt = craneLib.cargoFmt (
+    rust.common
+    // {
+      src = workspace;
+      doInstallCargoArtifacts = false;
+    }
+  );
   deny = craneLib.cargoDeny (rust.common // { src = workspace; });
   audit = craneLib.cargoAudit (
     rust.common
@@ -93,7 +104,7 @@ removeAttrs packages [ "default" ]
     touch $out
   '';
 
-  # Against the API server's own schemas, which the tool carries.
+  # Against the API server's own schemas, the newest that the tool carries.
   manifests-valid =
     pkgs.runCommand "check-manifests" { nativeBuildInputs = [ pkgs.kubectl-validate ]; }
       ''

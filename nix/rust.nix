@@ -75,6 +75,17 @@ let
     };
   # Prose is left out: a word in it must not rebuild a program.
   code = lib.fileset.fileFilter (file: !file.hasExt "md");
+  # Of a program; what only tests read must not rebuild it either.
+  program =
+    crate:
+    lib.fileset.difference (code crate) (
+      lib.fileset.unions (
+        map (folder: lib.fileset.maybeMissing (crate + "/${folder}")) [
+          "fuzz"
+          "tests"
+        ]
+      )
+    );
   workspace = sourceOf [
     (code ../services)
     ../.cargo
@@ -114,7 +125,7 @@ let
       // static
       // {
         pname = name;
-        src = sourceOf (map (crate: code ../services/${crate}) (closure name));
+        src = sourceOf (map (crate: program ../services/${crate}) (closure name));
         cargoArtifacts = programDeps;
         # Cargo minds a default member that is not there.
         postPatch = "sed -i '/^default-members/d' Cargo.toml";
