@@ -13,7 +13,7 @@ use actix_web::{
     web::{self, Data},
 };
 
-use crate::{bind::bind, config, health::Health, metrics::Metrics, unusable::Unusable};
+use crate::{bind::bind, config, readiness::Readiness, metrics::Metrics, error::ConfigError};
 
 /// For how many milliseconds a client may leave unread what was sent to it.
 #[cfg(target_os = "linux")]
@@ -25,7 +25,7 @@ pub struct Admin {
     listener: TcpListener,
     endpoint: String,
     metrics: Metrics,
-    health: Health,
+    health: Readiness,
 }
 
 impl Admin {
@@ -36,13 +36,13 @@ impl Admin {
     pub fn bind(
         settings: &config::Metrics,
         metrics: Metrics,
-        health: Health,
-    ) -> Result<Self, Unusable> {
+        health: Readiness,
+    ) -> Result<Self, ConfigError> {
         let listener = bind(settings.host, settings.port, "metrics.host and metrics.port")?;
         // What is accepted inherits it. Elsewhere there is no such option, and no cluster either.
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&listener, UNREAD)
-            .map_err(|error| Unusable::new("the admin listener", error))?;
+            .map_err(|error| ConfigError::new("the admin listener", error))?;
         Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, health })
     }
 
@@ -93,7 +93,7 @@ async fn live() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::plaintext()).body("alive\n")
 }
 
-async fn ready(health: Data<Health>) -> HttpResponse {
+async fn ready(health: Data<Readiness>) -> HttpResponse {
     let obstacles = health.obstacles();
     if obstacles.is_empty() {
         HttpResponse::Ok().content_type(ContentType::plaintext()).body("ready\n")

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::unusable::Unusable;
+use crate::error::ConfigError;
 
 /// How many connections may wait to be accepted; the kernel's own limit may be lower.
 const BACKLOG: i32 = 4096;
@@ -17,18 +17,18 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// When the address is taken, privileged or not this machine's.
-pub fn bind(host: IpAddr, port: u16, keys: &str) -> Result<TcpListener, Unusable> {
+pub fn bind(host: IpAddr, port: u16, keys: &str) -> Result<TcpListener, ConfigError> {
     let address = SocketAddr::new(host, port);
     listen(address).map_err(|error| {
-        let unusable = Unusable::new(format!("{keys} {address}"), &error);
+        let unusable = ConfigError::new(format!("{keys} {address}"), &error);
         match error.kind() {
             io::ErrorKind::AddrInUse => unusable
-                .cure("choose another port, or stop what listens there (`ss -ltnp` shows it)"),
+                .hint("choose another port, or stop what listens there (`ss -ltnp` shows it)"),
             io::ErrorKind::PermissionDenied => {
-                unusable.cure("low ports are privileged: choose one above 1023")
+                unusable.hint("low ports are privileged: choose one above 1023")
             }
             io::ErrorKind::AddrNotAvailable => {
-                unusable.cure("choose an address of this machine, 0.0.0.0 or ::")
+                unusable.hint("choose an address of this machine, 0.0.0.0 or ::")
             }
             _ => unusable,
         }

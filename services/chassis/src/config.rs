@@ -9,7 +9,7 @@
 
 mod keys;
 mod sections;
-mod span;
+mod duration;
 
 use std::{ffi::OsString, path::Path};
 
@@ -22,9 +22,9 @@ use self::keys::{Key, Keys};
 pub use self::{
     keys::table,
     sections::{Identity, Log, LogFormat, LogLevel, Metrics, MinTlsVersion},
-    span::Span,
+    duration::HumanDuration,
 };
-use crate::unusable::Unusable;
+use crate::error::ConfigError;
 
 /// A configuration file is text that a person writes: anything above this many bytes is not one.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -44,7 +44,7 @@ pub fn load<C>(
     name: &str,
     file: &Path,
     environment: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<C, Unusable>
+) -> Result<C, ConfigError>
 where
     C: DeserializeOwned + Default + Serialize + JsonSchema,
 {
@@ -58,21 +58,21 @@ where
     )?) {
         builder = builder
             .set_override(&key.path, value)
-            .map_err(|error| Unusable::new(&key.path, error))?;
+            .map_err(|error| ConfigError::new(&key.path, error))?;
     }
     builder
         .build()
         .and_then(Config::try_deserialize)
-        .map_err(|error| Unusable::new(file.display(), error))
+        .map_err(|error| ConfigError::new(file.display(), error))
 }
 
-fn read(file: &Path) -> Result<String, Unusable> {
+fn read(file: &Path) -> Result<String, ConfigError> {
     let bytes = crate::files::read(file, LARGEST_FILE)
-        .map_err(|error| error.or_cure("name the configuration file with --config FILE"))?;
+        .map_err(|error| error.or_hint("name the configuration file with --config FILE"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
-        Unusable::new(file.display(), format!("it is not UTF-8 text (byte {place})"))
-            .cure("save it as UTF-8")
+        ConfigError::new(file.display(), format!("it is not UTF-8 text (byte {place})"))
+            .hint("save it as UTF-8")
     })?;
     // Some editors begin a file with a byte order mark, which is no part of its first key.
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
@@ -80,24 +80,24 @@ fn read(file: &Path) -> Result<String, Unusable> {
     if let Some(place) =
         text.find(|letter: char| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t'))
     {
-        return Err(Unusable::new(
+        return Err(ConfigError::new(
             file.display(),
             format!("it holds a control character (byte {place})"),
         )
-        .cure("write it as plain text"));
+        .hint("write it as plain text"));
     }
     let blank =
         text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
     if blank {
-        return Err(Unusable::new(file.display(), "it is empty")
-            .cure("services/README.md shows one to start from"));
+        return Err(ConfigError::new(file.display(), "it is empty")
+            .hint("services/README.md shows one to start from"));
     }
     Ok(text)
 }
 
 /// Refuses what the YAML reader would follow to the end of its stack or of the memory. What is not
 /// YAML at all is left for it to explain.
-fn bound(file: &Path, text: &str) -> Result<(), Unusable> {
+fn bound(file: &Path, text: &str) -> Result<(), ConfigError> {
     let mut parser = Parser::new_from_str(text);
     let (mut depth, mut aliases) = (0, 0);
     while let Ok((event, _)) = parser.next_token() {
@@ -115,7 +115,7 @@ fn bound(file: &Path, text: &str) -> Result<(), Unusable> {
         } else {
             continue;
         };
-        return Err(Unusable::new(file.display(), cause).cure("this is not a configuration"));
+        return Err(ConfigError::new(file.display(), cause).hint("this is not a configuration"));
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn from_file<'k>(
     keys: &'k Keys,
     file: &Path,
     text: &str,
-) -> Result<Vec<(&'k Key, Value)>, Unusable> {
+) -> Result<Vec<(&'k Key, Value)>, ConfigError> {
     bound(file, text)?;
     let tree = File::from_str(text, FileFormat::Yaml).collect().map_err(|error| {
         let cause = match error {
@@ -133,7 +133,7 @@ fn from_file<'k>(
         };
         // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
         let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
-        Unusable::new(file.display(), cause).cure("mend the YAML; services/README.md shows one")
+        ConfigError::new(file.display(), cause).hint("mend the YAML; services/README.md shows one")
     })?;
     let mut found = Vec::new();
     walk(keys, file, "", tree, &mut found)?;
@@ -147,34 +147,34 @@ fn walk<'k>(
     above: &str,
     tree: Map<String, Value>,
     found: &mut Vec<(&'k Key, Value)>,
-) -> Result<(), Unusable> {
+) -> Result<(), ConfigError> {
     for (name, value) in tree {
         // `service.port` would stand beside `port` below `service`, and who knows which is meant.
         if let Some((section, last)) = name.rsplit_once('.') {
             let place = format!("{}: key `{name}`", file.display());
-            return Err(Unusable::new(place, "a key has no dots")
-                .cure(format!("write `{last}` below `{section}`")));
+            return Err(ConfigError::new(place, "a key has no dots")
+                .hint(format!("write `{last}` below `{section}`")));
         }
         let path = if above.is_empty() { name } else { format!("{above}.{name}") };
         let place = format!("{}: key `{path}`", file.display());
         if let Some(key) = keys.find(&path) {
-            key.check(&value).map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
+            key.check(&value).map_err(|(cause, cure)| ConfigError::new(&place, cause).hint(cure))?;
             found.push((key, key.settle(value)));
         } else if keys.is_section(&path) {
             match value.kind {
                 ValueKind::Table(table) => walk(keys, file, &path, table, found)?,
                 ValueKind::Nil => {
-                    return Err(Unusable::new(place, "it has no keys below it")
-                        .cure("give it some, or leave it out"));
+                    return Err(ConfigError::new(place, "it has no keys below it")
+                        .hint("give it some, or leave it out"));
                 }
                 _ => {
-                    return Err(Unusable::new(place, "it must have keys below it, not a value")
-                        .cure(format!("known keys: {}", keys.below(&path).join(", "))));
+                    return Err(ConfigError::new(place, "it must have keys below it, not a value")
+                        .hint(format!("known keys: {}", keys.below(&path).join(", "))));
                 }
             }
         } else {
-            return Err(Unusable::new(place, "there is no such key")
-                .cure(format!("the nearest known key is `{}`", keys.nearest(&path))));
+            return Err(ConfigError::new(place, "there is no such key")
+                .hint(format!("the nearest known key is `{}`", keys.nearest(&path))));
         }
     }
     Ok(())
@@ -184,7 +184,7 @@ fn from_environment<'k>(
     keys: &'k Keys,
     name: &str,
     environment: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Vec<(&'k Key, Value)>, Unusable> {
+) -> Result<Vec<(&'k Key, Value)>, ConfigError> {
     let prefix = format!("{}__", name.to_uppercase());
     let mut found = Vec::new();
     for (variable, text) in environment {
@@ -195,13 +195,13 @@ fn from_environment<'k>(
         let place = format!("environment variable {variable}");
         let Some(key) = keys.iter().find(|key| key.variable(&prefix) == variable) else {
             let nearest = keys.nearest_variable(&prefix, &variable);
-            return Err(Unusable::new(place, "there is no such key")
-                .cure(format!("the nearest known one is {nearest}")));
+            return Err(ConfigError::new(place, "there is no such key")
+                .hint(format!("the nearest known one is {nearest}")));
         };
         let text =
-            text.to_str().ok_or_else(|| Unusable::new(&place, "its value is not UTF-8 text"))?;
+            text.to_str().ok_or_else(|| ConfigError::new(&place, "its value is not UTF-8 text"))?;
         let value = key.parse(text);
-        key.check(&value).map_err(|(cause, cure)| Unusable::new(&place, cause).cure(cure))?;
+        key.check(&value).map_err(|(cause, cure)| ConfigError::new(&place, cause).hint(cure))?;
         found.push((key, value));
     }
     Ok(found)

@@ -9,21 +9,21 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use crate::unusable::Unusable;
+use crate::error::ConfigError;
 
 /// Reads the regular file `path`, of at most `largest` bytes.
 ///
 /// # Errors
 /// When it is absent, unreadable, not a regular file (a pipe would block for ever) or too large.
-pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
+pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ConfigError> {
     let thing = &path.display();
     let failed = |error: &std::io::Error| match error.kind() {
-        ErrorKind::NotFound => Unusable::new(thing, "there is no such file"),
-        ErrorKind::PermissionDenied => Unusable::new(thing, "permission denied").cure(format!(
+        ErrorKind::NotFound => ConfigError::new(thing, "there is no such file"),
+        ErrorKind::PermissionDenied => ConfigError::new(thing, "permission denied").hint(format!(
             "let the user this service runs as (uid {}) read it",
             rustix::process::geteuid().as_raw()
         )),
-        _ => Unusable::new(thing, error),
+        _ => ConfigError::new(thing, error),
     };
     // Without waiting: opening a pipe would, until someone writes to it.
     let file = File::options()
@@ -34,13 +34,13 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, Unusable> {
     let metadata = file.metadata().map_err(|error| failed(&error))?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
-        return Err(Unusable::new(thing, format!("it is {kind}")));
+        return Err(ConfigError::new(thing, format!("it is {kind}")));
     }
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > largest {
-        return Err(Unusable::new(thing, format!("it is larger than {largest} bytes"))
-            .cure("this is not the file that is meant"));
+        return Err(ConfigError::new(thing, format!("it is larger than {largest} bytes"))
+            .hint("this is not the file that is meant"));
     }
     Ok(bytes)
 }

@@ -7,7 +7,7 @@
 //! - [`admin`], [`metrics`], [`health`]: what an operator sees, on a listener of its own
 //! - [`telemetry`], [`throttle`]: logs, and keeping them short
 //! - [`reason`]: the closed list of failures
-//! - [`unusable`]: what a person must mend, and exit code 78
+//! - [`error`]: what a person must mend, and exit code 78
 //! - [`shutdown`], [`bind`](mod@bind), [`files`]: signals, sockets and files
 
 pub mod admin;
@@ -15,12 +15,12 @@ pub mod bind;
 pub mod cli;
 pub mod config;
 pub mod files;
-pub mod health;
+pub mod readiness;
 pub mod listener;
 pub mod metrics;
-pub mod reason;
-pub mod shutdown;
+pub mod failure;
+pub mod signals;
 pub mod telemetry;
-pub mod throttle;
+pub mod log_limiter;
 pub mod tls;
-pub mod unusable;
+pub mod error;

@@ -37,17 +37,17 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     metrics::{HandshakeMetrics, IdentityMetrics, Metrics},
-    reason::{Failure, Reason},
-    throttle::Throttle,
+    failure::{Failure, FailureReason},
+    log_limiter::LogLimiter,
     tls::{
         clock::{Seconds, now, until},
         credentials::Credentials,
-        follow::Current,
+        reload::Current,
         identity::Identity,
-        name::{Name, WrongId},
+        peer_id::{Name, WrongId},
         session::Session,
     },
-    unusable::Unusable,
+    error::ConfigError,
 };
 
 /// How long, and how much, a listener puts up with.
@@ -69,7 +69,7 @@ impl Limits {
     ///
     /// # Errors
     /// When there are too few to serve anyone.
-    pub fn within_descriptors(mut self) -> Result<Self, Unusable> {
+    pub fn within_descriptors(mut self) -> Result<Self, ConfigError> {
         let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let Some(limit) = limits.current.and_then(|limit| usize::try_from(limit).ok()) else {
             return Ok(self);
@@ -79,11 +79,11 @@ impl Limits {
         let spare = SPARE_DESCRIPTORS + 4 * workers;
         let most = limit.saturating_sub(spare);
         if most == 0 {
-            return Err(Unusable::new(
+            return Err(ConfigError::new(
                 "the limit of open files (`ulimit -n`)",
                 format!("{limit} leaves no connection, as {spare} are kept in reserve"),
             )
-            .cure("raise it"));
+            .hint("raise it"));
         }
         if most < self.connections {
             tracing::warn!(limit, connections = most, "Open files are limited, so are connections");
@@ -109,8 +109,8 @@ pub struct Gate {
     closed: Notify,
     stopping: watch::Sender<bool>,
     metrics: GateMetrics,
-    shed_log: Throttle,
-    failure_log: Vec<(Reason, Throttle)>,
+    shed_log: LogLimiter,
+    failure_log: Vec<(FailureReason, LogLimiter)>,
 }
 
 struct GateMetrics {
@@ -154,10 +154,10 @@ impl Gate {
             closed: Notify::new(),
             stopping: watch::channel(false).0,
             metrics,
-            shed_log: Throttle::every(Duration::from_secs(1)),
-            failure_log: Reason::ALL
+            shed_log: LogLimiter::every(Duration::from_secs(1)),
+            failure_log: FailureReason::ALL
                 .iter()
-                .map(|reason| (*reason, Throttle::every(Duration::from_secs(1))))
+                .map(|reason| (*reason, LogLimiter::every(Duration::from_secs(1))))
                 .collect(),
         })
     }
@@ -258,7 +258,7 @@ impl Gate {
                 self.refused(
                     address,
                     &Failure::new(
-                        Reason::TlsTimeout,
+                        FailureReason::TlsTimeout,
                         "the client did not finish its handshake in time",
                     ),
                 );
@@ -287,7 +287,7 @@ impl Gate {
     fn refused(&self, address: Option<SocketAddr>, failure: &Failure) {
         self.metrics.handshakes.failed(failure.reason);
         // Who connects and goes away, as load balancers and port scanners do, is not worth a line.
-        if failure.reason == Reason::Reset {
+        if failure.reason == FailureReason::Reset {
             tracing::debug!(
                 peer = address.map(tracing::field::display),
                 cause = failure.cause,

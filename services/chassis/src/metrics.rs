@@ -6,7 +6,7 @@ use prometheus::{
 };
 
 use crate::{
-    reason::Reason,
+    failure::FailureReason,
     tls::{
         clock::{Seconds, now},
         identity::Identity,
@@ -170,9 +170,9 @@ impl HandshakeMetrics {
             "Handshakes that failed, by reason.",
             &["reason"],
         );
-        for reason in Reason::ALL {
+        for reason in FailureReason::ALL {
             let label = reason.label();
-            if label.starts_with("tls_") || *reason == Reason::Reset {
+            if label.starts_with("tls_") || *reason == FailureReason::Reset {
                 failed.with_label_values(&[label]);
             }
         }
@@ -188,7 +188,7 @@ impl HandshakeMetrics {
     }
 
     /// Counts a handshake that failed.
-    pub fn failed(&self, reason: Reason) {
+    pub fn failed(&self, reason: FailureReason) {
         self.failed.with_label_values(&[reason.label()]).inc();
     }
 }

@@ -28,7 +28,7 @@ pub fn init(settings: &Log) {
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(["actix_http", "notify", "rustls"].map(|theirs| (theirs, LevelFilter::OFF)))
-        .with_targets(["chassis", "ponger", "pinger", "local"].map(|ours| (ours, level)));
+        .with_targets(["chassis", "ponger", "pinger", "demo"].map(|ours| (ours, level)));
     let lines = fmt::layer().with_target(false);
     let lines = match settings.format {
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).boxed(),

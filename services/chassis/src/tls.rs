@@ -20,12 +20,12 @@ pub mod client;
 pub mod clock;
 pub mod credentials;
 pub mod expiry;
-pub mod follow;
+pub mod reload;
 pub mod identity;
-pub mod leaf;
-pub mod name;
+pub mod cert;
+pub mod peer_id;
 pub mod pem;
-pub mod roots;
+pub mod trust;
 pub mod server;
 pub mod session;
 

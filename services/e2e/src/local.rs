@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use devpki::Issued;
+use testkit::Issued;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -213,7 +213,7 @@ impl Local {
     }
 
     pub(crate) fn trust(&self, bundle: &str) -> Result<()> {
-        Ok(devpki::write_private(&self.folder.path().join("ca.crt"), bundle)?)
+        Ok(testkit::write_private(&self.folder.path().join("ca.crt"), bundle)?)
     }
 
     pub(crate) fn journal(&self, service: Service) -> BTreeMap<String, Vec<String>> {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use anyhow::{Result, ensure};
-use devpki::{Ca, Issued, Leaf};
+use testkit::{Ca, Issued, Leaf};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{

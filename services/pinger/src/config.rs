@@ -7,13 +7,13 @@ use std::{
 
 use awc::http::{Uri, uri::Scheme};
 use chassis::{
-    config::{self, MinTlsVersion, Span},
+    config::{self, MinTlsVersion, HumanDuration},
     tls::{
         identity::{Identity, Sources, Trusted},
-        leaf::{LeafFiles, Purpose},
-        name::{Name, SpiffeId},
+        cert::{LeafFiles, Purpose},
+        peer_id::{Name, SpiffeId},
     },
-    unusable::Unusable,
+    error::ConfigError,
 };
 use rustls::pki_types::ServerName;
 use schemars::JsonSchema;
@@ -28,15 +28,15 @@ pub struct Config {
     /// Who is pinged, and how each end proves who it is.
     pub ponger: Ponger,
     /// The longest pause before a ping; each pause is random, uniformly from zero to this.
-    pub interval: Span,
+    pub interval: HumanDuration,
     /// How long a ping may take in all.
-    pub timeout: Span,
+    pub timeout: HumanDuration,
     /// How long the connection to one of ponger's addresses may take, before the next is tried.
-    pub connect_timeout: Span,
+    pub connect_timeout: HumanDuration,
     /// End after so many pings; 0 goes on for ever.
     pub count: u32,
     /// How long a ping in flight may take to end after a signal to stop.
-    pub drain_timeout: Span,
+    pub drain_timeout: HumanDuration,
     /// Proving that strangers are refused.
     pub refusal: Refusal,
     /// How the identity on disk is followed.
@@ -52,11 +52,11 @@ impl Default for Config {
         Self {
             insecure: false,
             ponger: Ponger::default(),
-            interval: Span::seconds(1),
-            timeout: Span::seconds(5),
-            connect_timeout: Span::seconds(2),
+            interval: HumanDuration::seconds(1),
+            timeout: HumanDuration::seconds(5),
+            connect_timeout: HumanDuration::seconds(2),
             count: 0,
-            drain_timeout: Span::seconds(10),
+            drain_timeout: HumanDuration::seconds(10),
             refusal: Refusal::default(),
             identity: config::Identity::default(),
             metrics: config::Metrics::default(),
@@ -84,7 +84,7 @@ pub struct Ponger {
     /// The oldest TLS version that is spoken.
     pub min_tls_version: MinTlsVersion,
     /// How long an idle connection is kept for the next ping; with zero, every ping goes the whole way.
-    pub keep_alive: Span,
+    pub keep_alive: HumanDuration,
 }
 
 /// Knocking as a stranger, who must be refused.
@@ -92,7 +92,7 @@ pub struct Ponger {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Refusal {
     /// How often pinger knocks as a stranger: with no certificate, and with one of nobody's; zero is never.
-    pub interval: Span,
+    pub interval: HumanDuration,
     /// Not ready as long as a stranger was let in.
     pub not_ready: bool,
 }
@@ -115,9 +115,9 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn load(file: &Path) -> Result<Self, Unusable> {
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let config: Self = config::load(crate::NAME, file, std::env::vars_os())?;
-        config.agree().map_err(|error| Unusable::new(file.display(), error))?;
+        config.agree().map_err(|error| ConfigError::new(file.display(), error))?;
         Ok(config)
     }
 
@@ -125,7 +125,7 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), Unusable> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         if !self.insecure {
             Identity::load(&self.sources()?, Purpose::Client)?;
         }
@@ -136,23 +136,23 @@ impl Config {
     ///
     /// # Errors
     /// When one of certificate and key is missing, or ponger's ID is none.
-    pub fn sources(&self) -> Result<Sources, Unusable> {
+    pub fn sources(&self) -> Result<Sources, ConfigError> {
         let ponger = &self.ponger;
         let leaf = match (ponger.client_certificate.clone(), ponger.client_private_key.clone()) {
             (Some(certificate), Some(key)) => Some(LeafFiles { certificate, key }),
             (None, None) => None,
             _ => {
-                return Err(Unusable::new(
+                return Err(ConfigError::new(
                     "ponger.clientCertificate and ponger.clientPrivateKey",
                     "one is there and the other is missing",
                 )
-                .cure("name the PEM files of both, or of neither"));
+                .hint("name the PEM files of both, or of neither"));
             }
         };
         let id = ponger.server_id.as_ref().map(|id| {
             id.trim().parse::<SpiffeId>().map_err(|error| {
-                Unusable::new(format!("ponger.serverId: `{id}`"), error)
-                    .cure("write it as ponger's certificate has it, such as spiffe://cluster.local/ns/ping-pong/sa/ponger")
+                ConfigError::new(format!("ponger.serverId: `{id}`"), error)
+                    .hint("write it as ponger's certificate has it, such as spiffe://cluster.local/ns/ping-pong/sa/ponger")
             })
         });
         let allowed = id.transpose()?.map(|id| BTreeSet::from([Name::Spiffe(id)]));
@@ -164,14 +164,14 @@ impl Config {
     ///
     /// # Errors
     /// When it is missing or no URL that pinger can use.
-    pub fn target(&self) -> Result<Target, Unusable> {
+    pub fn target(&self) -> Result<Target, ConfigError> {
         let Some(text) = &self.ponger.url else {
-            return Err(Unusable::new("ponger.url", "it is missing")
-                .cure("say where ponger is, such as `https://ponger:8080`"));
+            return Err(ConfigError::new("ponger.url", "it is missing")
+                .hint("say where ponger is, such as `https://ponger:8080`"));
         };
         let bad = |cause: &str| {
-            Unusable::new("ponger.url", format!("`{text}` {cause}"))
-                .cure("write it whole, such as `https://ponger:8080`")
+            ConfigError::new("ponger.url", format!("`{text}` {cause}"))
+                .hint("write it whole, such as `https://ponger:8080`")
         };
         let url: Uri =
             text.trim().parse().map_err(|error| bad(&format!("is not a URL ({error})")))?;
@@ -199,27 +199,27 @@ impl Config {
         };
         let tls = if *scheme == Scheme::HTTPS {
             if self.insecure {
-                return Err(Unusable::new(
+                return Err(ConfigError::new(
                     "insecure",
                     "it asks for plain HTTP, and ponger.url for TLS",
                 )
-                .cure("leave out `insecure`, or write an `http` URL"));
+                .hint("leave out `insecure`, or write an `http` URL"));
             }
             Some(match &self.ponger.server_name {
                 Some(name) => ServerName::try_from(name.clone()).map_err(|_| {
-                    Unusable::new("ponger.serverName", format!("`{name}` is no DNS name"))
-                        .cure("write a name that stands in ponger's certificate, such as `ponger`")
+                    ConfigError::new("ponger.serverName", format!("`{name}` is no DNS name"))
+                        .hint("write a name that stands in ponger's certificate, such as `ponger`")
                 })?,
                 None => ServerName::try_from(host.clone())
                     .map_err(|_| bad("has a host that no certificate can be for"))?,
             })
         } else if *scheme == Scheme::HTTP {
             if !self.insecure {
-                return Err(Unusable::new(
+                return Err(ConfigError::new(
                     "ponger.url",
                     format!("`{text}` is plain HTTP, and pinger does not fall back to it"),
                 )
-                .cure("write an `https` URL, or `insecure: true` beside it"));
+                .hint("write an `https` URL, or `insecure: true` beside it"));
             }
             None
         } else {
@@ -232,7 +232,7 @@ impl Config {
         Ok(Target { host, port, path, tls })
     }
 
-    fn agree(&self) -> Result<(), Unusable> {
+    fn agree(&self) -> Result<(), ConfigError> {
         self.metrics.check()?;
         self.identity.check()?;
         self.target()?;
@@ -244,24 +244,24 @@ impl Config {
             || ponger.server_name.is_some()
             || !self.refusal.interval.0.is_zero();
         if self.insecure && has_tls {
-            return Err(Unusable::new(
+            return Err(ConfigError::new(
                 "insecure",
                 "it asks for plain HTTP, and other keys ask for TLS",
             )
-            .cure("leave out the one or the others"));
+            .hint("leave out the one or the others"));
         }
         for (key, span) in [("timeout", self.timeout), ("connectTimeout", self.connect_timeout)] {
             if span.0.is_zero() {
-                return Err(Unusable::new(key, "it is zero, which would leave no time at all")
-                    .cure("give it some, such as `5s`"));
+                return Err(ConfigError::new(key, "it is zero, which would leave no time at all")
+                    .hint("give it some, such as `5s`"));
             }
         }
         if self.refusal.not_ready && self.refusal.interval.0.is_zero() {
-            return Err(Unusable::new(
+            return Err(ConfigError::new(
                 "refusal.notReady",
                 "it has no effect without refusal.interval",
             )
-            .cure("say how often pinger shall knock as a stranger, such as `30s`"));
+            .hint("say how often pinger shall knock as a stranger, such as `30s`"));
         }
         self.sources().map(|_| ())
     }

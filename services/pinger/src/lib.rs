@@ -7,14 +7,14 @@
 //! - [`record`]: what becomes of each ping: log, metrics, summary
 //! - [`stranger`]: proves again and again that strangers are refused
 
-pub mod application;
+pub mod startup;
 pub mod config;
-pub mod ping;
+pub mod client;
 pub mod record;
-pub mod stranger;
-pub mod wire;
+pub mod rejection_probe;
+pub mod connector;
 
-pub use self::{application::Application, config::Config};
+pub use self::{startup::Application, config::Config};
 
 /// The service's name, in logs, metrics and environment variables.
 pub const NAME: &str = "pinger";

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use chassis::{cli::Cli, shutdown::Stop, telemetry, unusable};
+use chassis::{cli::Cli, signals::Stop, telemetry, error};
 use pinger::{Application, Config, NAME};
 
 #[actix_web::main]
@@ -10,7 +10,7 @@ async fn main() -> ExitCode {
     let cli = Cli::of(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     match run(&cli).await {
         Ok(code) => code,
-        Err(error) => unusable::report(NAME, &error),
+        Err(error) => error::exit_with(NAME, &error),
     }
 }
 

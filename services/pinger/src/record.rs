@@ -4,16 +4,16 @@ use std::{collections::BTreeMap, fmt, process::ExitCode, time::Duration};
 
 use chassis::{
     metrics::{HandshakeMetrics, IdentityMetrics, Metrics},
-    reason::{Failure, Reason},
-    tls::{expiry::Warner, follow::Current, session::Session},
+    failure::{Failure, FailureReason},
+    tls::{expiry::Warner, reload::Current, session::Session},
 };
 use hdrhistogram::Histogram;
 use prometheus::{HistogramVec, IntCounterVec};
 use tracing::Level;
 
 use crate::{
-    ping::Outcome,
-    wire::{Facts, Phase},
+    client::Outcome,
+    connector::{Facts, Phase},
 };
 
 /// Records pings.
@@ -45,7 +45,7 @@ impl Recorder {
             &["result"],
         );
         pings.with_label_values(&["pong"]);
-        for reason in Reason::ALL {
+        for reason in FailureReason::ALL {
             pings.with_label_values(&[reason.label()]);
         }
         Self {
@@ -101,7 +101,7 @@ impl Recorder {
             self.phases.with_label_values(&[phase.label(), kind]).observe(time.as_secs_f64());
         }
         if let Err(Failure { reason, .. }) = &outcome.result
-            && (trace.phase == Phase::Tls || *reason == Reason::TlsRefusedByPeer)
+            && (trace.phase == Phase::Tls || *reason == FailureReason::TlsRefusedByPeer)
         {
             // In TLS 1.3 a client learns of its refusal only when it reads the answer.
             self.handshakes.failed(*reason);
@@ -171,7 +171,7 @@ fn millis(duration: Duration) -> f64 {
 #[derive(Clone, Debug)]
 pub struct Summary {
     pongs: u64,
-    lost: BTreeMap<Reason, u64>,
+    lost: BTreeMap<FailureReason, u64>,
     /// Microseconds that pongs took. Of fixed size, however long pinger runs.
     times: Histogram<u32>,
     stop_after: u32,

@@ -11,8 +11,8 @@ use std::{
     thread,
 };
 
-use chassis::reason::Reason;
-use devpki::{Ca, Issued, Leaf};
+use chassis::failure::FailureReason;
+use testkit::{Ca, Issued, Leaf};
 use rustix::net::{AddressFamily, SocketType};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
@@ -154,61 +154,61 @@ fn every_reason_is_provoked_and_named() {
         .collect();
     const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
     let cases = [
-        (Reason::Resolve, Ponger::Url("https://no-such-name.invalid".into())),
-        (Reason::ConnectRefused, Ponger::Url(format!("https://127.0.0.1:{refusing}"))),
+        (FailureReason::Resolve, Ponger::Url("https://no-such-name.invalid".into())),
+        (FailureReason::ConnectRefused, Ponger::Url(format!("https://127.0.0.1:{refusing}"))),
         // A TCP connection to many is none: the kernel sends nothing.
-        (Reason::ConnectUnreachable, Ponger::Url("https://224.0.0.1".into())),
-        (Reason::ConnectTimeout, Ponger::Url(format!("https://127.0.0.1:{full}"))),
+        (FailureReason::ConnectUnreachable, Ponger::Url("https://224.0.0.1".into())),
+        (FailureReason::ConnectTimeout, Ponger::Url(format!("https://127.0.0.1:{full}"))),
         // A link-local address without the link.
-        (Reason::ConnectFailed, Ponger::Url("https://[fe80::1]".into())),
-        (Reason::TlsUntrusted, Ponger::Tls(Ca::new("other").issue(&ponger()), None)),
+        (FailureReason::ConnectFailed, Ponger::Url("https://[fe80::1]".into())),
+        (FailureReason::TlsUntrusted, Ponger::Tls(Ca::new("other").issue(&ponger()), None)),
         (
-            Reason::TlsExpired,
+            FailureReason::TlsExpired,
             Ponger::Tls(ca.issue(&ponger().valid(-Duration::HOUR, -Duration::MINUTE)), None),
         ),
         (
-            Reason::TlsNotYetValid,
+            FailureReason::TlsNotYetValid,
             Ponger::Tls(ca.issue(&ponger().valid(Duration::HOUR, Duration::DAY)), None),
         ),
         (
-            Reason::TlsWrongName,
+            FailureReason::TlsWrongName,
             Ponger::Tls(ca.issue(&Leaf::new().dns("elsewhere").uri(PONGER)), None),
         ),
-        (Reason::TlsWrongId, Ponger::Tls(ca.issue(&Leaf::ponger("elsewhere")), None)),
-        (Reason::TlsRefusedByPeer, Ponger::Strict(good(), Box::new(Ca::new("other")))),
+        (FailureReason::TlsWrongId, Ponger::Tls(ca.issue(&Leaf::ponger("elsewhere")), None)),
+        (FailureReason::TlsRefusedByPeer, Ponger::Strict(good(), Box::new(Ca::new("other")))),
         (
-            Reason::TlsProtocol,
+            FailureReason::TlsProtocol,
             Ponger::Tcp(Box::new(|mut stream| {
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
                 silence(stream);
             })),
         ),
-        (Reason::TlsTimeout, Ponger::Tcp(Box::new(silence))),
+        (FailureReason::TlsTimeout, Ponger::Tcp(Box::new(silence))),
         (
-            Reason::Denied,
+            FailureReason::Denied,
             Ponger::Tls(good(), Some("HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nnot so")),
         ),
-        (Reason::Status, Ponger::Tls(good(), Some("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"))),
+        (FailureReason::Status, Ponger::Tls(good(), Some("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"))),
         (
-            Reason::Status,
+            FailureReason::Status,
             Ponger::Tls(
                 good(),
                 Some("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
             ),
         ),
         (
-            Reason::Body,
+            FailureReason::Body,
             Ponger::Tls(good(), Some("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npang")),
         ),
         (
-            Reason::Body,
+            FailureReason::Body,
             Ponger::Tls(good(), Some("HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\npong")),
         ),
-        (Reason::Body, Ponger::Tls(good(), Some("SSH-2.0-what\r\n\r\n"))),
-        (Reason::Reset, Ponger::Tls(good(), Some(""))),
-        (Reason::Reset, Ponger::Tls(good(), Some(OK))),
-        (Reason::Reset, Ponger::Tcp(Box::new(drop))),
-        (Reason::RequestTimeout, Ponger::Tls(good(), None)),
+        (FailureReason::Body, Ponger::Tls(good(), Some("SSH-2.0-what\r\n\r\n"))),
+        (FailureReason::Reset, Ponger::Tls(good(), Some(""))),
+        (FailureReason::Reset, Ponger::Tls(good(), Some(OK))),
+        (FailureReason::Reset, Ponger::Tcp(Box::new(drop))),
+        (FailureReason::RequestTimeout, Ponger::Tls(good(), None)),
     ];
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("ca.crt"), ca.pem()).expect("the root");
@@ -224,10 +224,10 @@ fn every_reason_is_provoked_and_named() {
     }
     // These have tests of their own, where they can happen.
     let elsewhere = [
-        Reason::TlsNoCertificate, // only servers see that: local's identity tests
-        Reason::Shutdown,         // below
+        FailureReason::TlsNoCertificate, // only servers see that: local's identity tests
+        FailureReason::Shutdown,         // below
     ];
-    let missing: Vec<_> = Reason::ALL
+    let missing: Vec<_> = FailureReason::ALL
         .iter()
         .filter(|reason| !provoked.contains(reason) && !elsewhere.contains(reason))
         .collect();

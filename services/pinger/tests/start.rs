@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pinger");

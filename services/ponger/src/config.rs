@@ -7,14 +7,14 @@ use std::{
 };
 
 use chassis::{
-    config::{self, MinTlsVersion, Span},
+    config::{self, MinTlsVersion, HumanDuration},
     tls::{
         identity::{Identity, Sources, Trusted},
-        leaf::{LeafFiles, Purpose},
-        name::Name,
+        cert::{LeafFiles, Purpose},
+        peer_id::Name,
         server::Ask,
     },
-    unusable::Unusable,
+    error::ConfigError,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,18 +58,18 @@ pub struct Service {
     /// The oldest TLS version that is spoken.
     pub min_tls_version: MinTlsVersion,
     /// How long a handshake may take.
-    pub handshake_timeout: Span,
+    pub handshake_timeout: HumanDuration,
     /// How long the head of a request may take.
-    pub request_timeout: Span,
+    pub request_timeout: HumanDuration,
     /// How long a kept connection may be idle.
-    pub idle_timeout: Span,
+    pub idle_timeout: HumanDuration,
     /// How many connections may be open; those above are closed at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: u32,
     /// How long requests are still answered, with `Connection: close`, after a signal to stop.
-    pub drain_delay: Span,
+    pub drain_delay: HumanDuration,
     /// How long requests in flight may take to end after that.
-    pub drain_timeout: Span,
+    pub drain_timeout: HumanDuration,
 }
 
 impl Default for Service {
@@ -84,12 +84,12 @@ impl Default for Service {
             allowed_clients: None,
             allow_anonymous: false,
             min_tls_version: MinTlsVersion::default(),
-            handshake_timeout: Span::seconds(10),
-            request_timeout: Span::seconds(10),
-            idle_timeout: Span::seconds(60),
+            handshake_timeout: HumanDuration::seconds(10),
+            request_timeout: HumanDuration::seconds(10),
+            idle_timeout: HumanDuration::seconds(60),
             max_connections: 10_000,
-            drain_delay: Span::seconds(1),
-            drain_timeout: Span::seconds(10),
+            drain_delay: HumanDuration::seconds(1),
+            drain_timeout: HumanDuration::seconds(10),
         }
     }
 }
@@ -110,9 +110,9 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn load(file: &Path) -> Result<Self, Unusable> {
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let config: Self = config::load(crate::NAME, file, std::env::vars_os())?;
-        config.agree().map_err(|error| Unusable::new(file.display(), error))?;
+        config.agree().map_err(|error| ConfigError::new(file.display(), error))?;
         Ok(config)
     }
 
@@ -120,7 +120,7 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), Unusable> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         if !self.insecure {
             Identity::load(&self.sources()?, Purpose::Server)?;
         }
@@ -131,16 +131,16 @@ impl Config {
     ///
     /// # Errors
     /// When a certificate, a key or an allowed name is missing or wrong.
-    pub fn sources(&self) -> Result<Sources, Unusable> {
+    pub fn sources(&self) -> Result<Sources, ConfigError> {
         let service = &self.service;
         let (Some(certificate), Some(key)) =
             (service.tls_certificate.clone(), service.tls_private_key.clone())
         else {
-            return Err(Unusable::new(
+            return Err(ConfigError::new(
                 "service.tlsCertificate and service.tlsPrivateKey",
                 "both are needed",
             )
-            .cure("name the PEM files of the certificate and its key"));
+            .hint("name the PEM files of the certificate and its key"));
         };
         let allowed = service
             .allowed_clients
@@ -169,14 +169,14 @@ impl Config {
 
     /// Refuses keys that exclude each other: one of them would silently have no effect, and the
     /// service would be more open than whoever wrote them thinks.
-    fn agree(&self) -> Result<(), Unusable> {
+    fn agree(&self) -> Result<(), ConfigError> {
         self.metrics.check()?;
         self.identity.check()?;
         let service = &self.service;
         let has_tls = service.tls_certificate.is_some() || service.tls_private_key.is_some();
         let asks = self.ask() != Ask::No;
         let clash =
-            |keys: &str, cause: &str, cure: &str| Err(Unusable::new(keys, cause).cure(cure));
+            |keys: &str, cause: &str, cure: &str| Err(ConfigError::new(keys, cause).hint(cure));
         if self.insecure {
             if has_tls
                 || service.client_ca.is_some()
@@ -244,10 +244,10 @@ impl Config {
     }
 }
 
-fn allowed_name(name: &str) -> Result<Name, Unusable> {
+fn allowed_name(name: &str) -> Result<Name, ConfigError> {
     name.parse().map_err(|error| {
-        Unusable::new(format!("service.allowedClients: `{name}`"), error)
-            .cure("write it as the client's certificate has it, such as spiffe://cluster.local/ns/ping-pong/sa/pinger")
+        ConfigError::new(format!("service.allowedClients: `{name}`"), error)
+            .hint("write it as the client's certificate has it, such as spiffe://cluster.local/ns/ping-pong/sa/pinger")
     })
 }
 

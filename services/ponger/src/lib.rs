@@ -5,12 +5,12 @@
 //! - [`door`]: who is let in, at each request
 //! - [`routes`]: what is answered, and the line in the log
 
-pub mod application;
+pub mod startup;
 pub mod config;
-pub mod door;
+pub mod authz;
 pub mod routes;
 
-pub use self::{application::Application, config::Config};
+pub use self::{startup::Application, config::Config};
 
 /// The service's name, in logs, metrics and environment variables.
 pub const NAME: &str = "ponger";

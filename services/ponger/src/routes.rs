@@ -13,7 +13,7 @@ use chassis::listener::Peer;
 use tracing::Span;
 use tracing_actix_web::RootSpanBuilder;
 
-use crate::door::Verdict;
+use crate::authz::Verdict;
 
 /// The one route, and what becomes of requests for others.
 pub fn configure(config: &mut ServiceConfig) {

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use time::Duration;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ponger");

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::Span;
+use super::HumanDuration;
 
 /// What a key takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,7 +106,7 @@ impl Key {
                 wrong("it holds a zero byte".into())
             }
             (Kind::Text, ValueKind::String(_)) | (Kind::Flag, ValueKind::Boolean(_)) => Ok(()),
-            (Kind::Duration, ValueKind::String(text)) => match Span::try_from(text.clone()) {
+            (Kind::Duration, ValueKind::String(text)) => match HumanDuration::try_from(text.clone()) {
                 Ok(_) => Ok(()),
                 Err(error) => wrong(format!("`{text}` is not a duration: {error}")),
             },

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Span;
-use crate::unusable::Unusable;
+use super::HumanDuration;
+use crate::error::ConfigError;
 
 /// The plain-HTTP admin listener: metrics and probes, and nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +31,7 @@ impl Metrics {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check(&self) -> Result<(), Unusable> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         let endpoint = &self.endpoint;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let cause = if !endpoint.starts_with('/') {
@@ -43,8 +43,8 @@ impl Metrics {
         } else {
             return Ok(());
         };
-        Err(Unusable::new("metrics.endpoint", format!("`{endpoint}` {cause}"))
-            .cure("use a path such as `/metrics`"))
+        Err(ConfigError::new("metrics.endpoint", format!("`{endpoint}` {cause}"))
+            .hint("use a path such as `/metrics`"))
     }
 }
 
@@ -53,9 +53,9 @@ impl Metrics {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Identity {
     /// How often the identity's files are read again, should the file system not tell of a change.
-    pub poll_interval: Span,
+    pub poll_interval: HumanDuration,
     /// How long before its end a certificate is warned about; without it, a third of its lifetime.
-    pub expiry_warning: Option<Span>,
+    pub expiry_warning: Option<HumanDuration>,
 }
 
 impl Identity {
@@ -63,10 +63,10 @@ impl Identity {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check(&self) -> Result<(), Unusable> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         if self.poll_interval.0.is_zero() {
-            return Err(Unusable::new("identity.pollInterval", "it is zero")
-                .cure("give it some time, such as `10s`"));
+            return Err(ConfigError::new("identity.pollInterval", "it is zero")
+                .hint("give it some time, such as `10s`"));
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Identity {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { poll_interval: Span::seconds(10), expiry_warning: None }
+        Self { poll_interval: HumanDuration::seconds(10), expiry_warning: None }
     }
 }
 

@@ -26,7 +26,7 @@ struct Service {
     /// and nobody else.
     allowed_clients: Option<Vec<String>>,
     min_tls_version: MinTlsVersion,
-    idle_timeout: Span,
+    idle_timeout: HumanDuration,
     #[schemars(range(min = 1, max = 1000))]
     max_connections: u32,
 }
@@ -39,7 +39,7 @@ impl Default for Service {
             tls_certificate: None,
             allowed_clients: None,
             min_tls_version: MinTlsVersion::default(),
-            idle_timeout: Span::seconds(60),
+            idle_timeout: HumanDuration::seconds(60),
             max_connections: 100,
         }
     }
@@ -76,7 +76,7 @@ impl Case {
         self.folder.path().join("config.yaml")
     }
 
-    fn load(&self) -> Result<Sample, Unusable> {
+    fn load(&self) -> Result<Sample, ConfigError> {
         load("sample", &self.path(), self.variables.clone().into_iter())
     }
 
@@ -477,12 +477,12 @@ log: {format: json, level: trace}
             tls_certificate: Some("/a b/ü.crt".into()),
             allowed_clients: Some(vec!["a".into(), "b".into(), "spiffe://c/d".into()]),
             min_tls_version: MinTlsVersion::V1_2,
-            idle_timeout: Span::seconds(90),
+            idle_timeout: HumanDuration::seconds(90),
             max_connections: 1000,
         },
         identity: Identity {
-            poll_interval: Span(std::time::Duration::from_millis(250)),
-            expiry_warning: Some(Span::seconds(7 * 24 * 3600)),
+            poll_interval: HumanDuration(std::time::Duration::from_millis(250)),
+            expiry_warning: Some(HumanDuration::seconds(7 * 24 * 3600)),
         },
         metrics: Metrics { host: [127, 0, 0, 1].into(), port: 0, endpoint: "/m".into() },
         log: Log { format: LogFormat::Json, level: LogLevel::Trace },
@@ -510,12 +510,12 @@ fn every_key_can_be_set_by_the_environment() {
         tls_certificate: Some("12345".into()),
         allowed_clients: Some(vec!["a".into(), "spiffe://b/c".into()]),
         min_tls_version: MinTlsVersion::V1_2,
-        idle_timeout: Span::seconds(3600),
+        idle_timeout: HumanDuration::seconds(3600),
         max_connections: 3,
     };
     assert_eq!(sample.service, expected);
     assert!(sample.insecure);
-    assert_eq!(sample.identity.expiry_warning, Some(Span::seconds(24 * 3600)));
+    assert_eq!(sample.identity.expiry_warning, Some(HumanDuration::seconds(24 * 3600)));
     assert_eq!(sample.log.format, LogFormat::Json);
 }
 
@@ -616,14 +616,14 @@ fn durations_are_read_as_people_write_them() {
         ("1h 30m", 5_400_000),
         ("365d", 365 * 24 * 3_600_000),
     ] {
-        let span = Span::try_from(text.to_owned());
-        assert_eq!(span, Ok(Span(std::time::Duration::from_millis(milliseconds))), "{text}");
+        let span = HumanDuration::try_from(text.to_owned());
+        assert_eq!(span, Ok(HumanDuration(std::time::Duration::from_millis(milliseconds))), "{text}");
     }
     for text in ["", " ", "10", "s", "10 s 5", "365d 1ns", "10x"] {
-        assert!(Span::try_from(text.to_owned()).is_err(), "{text}");
+        assert!(HumanDuration::try_from(text.to_owned()).is_err(), "{text}");
     }
-    assert_eq!(Span::seconds(5400).to_string(), "1h 30m");
-    assert_eq!(String::from(Span::seconds(61)), "1m 1s");
+    assert_eq!(HumanDuration::seconds(5400).to_string(), "1h 30m");
+    assert_eq!(String::from(HumanDuration::seconds(61)), "1m 1s");
 }
 
 #[test]

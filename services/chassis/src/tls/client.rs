@@ -13,7 +13,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{ALPN, follow::Current, provider, versions};
+use super::{ALPN, reload::Current, provider, versions};
 use crate::config::MinTlsVersion;
 
 /// A configuration that presents the current leaf, if there is one and the server asks for it, and

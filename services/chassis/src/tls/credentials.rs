@@ -5,8 +5,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use super::{
     clock::Seconds,
     identity::Identity,
-    leaf,
-    name::{Name, Names, WrongId},
+    cert,
+    peer_id::{Name, Names, WrongId},
 };
 
 /// The certificates at both ends of a connection. A connection does not outlive them, nor the root
@@ -39,7 +39,7 @@ impl Credentials {
 
     /// The validity of the peer's leaf.
     pub fn leaf_validity(&self) -> Option<(Seconds, Seconds)> {
-        self.chain.first().and_then(leaf::validity)
+        self.chain.first().and_then(cert::validity)
     }
 
     /// Whether a handshake of a client with them would succeed at `time`. Whether a client must show
@@ -69,7 +69,7 @@ impl Credentials {
     /// change: the one after a certificate's end, or a change among the roots. That a certificate
     /// ends does not say that it was needed.
     pub fn next_change(&self, identity: &Identity, time: Seconds) -> Seconds {
-        let ends = self.chain.iter().filter_map(leaf::validity).map(|(_, end)| end);
+        let ends = self.chain.iter().filter_map(cert::validity).map(|(_, end)| end);
         let ends = ends.chain(self.own_end).map(|end| end.saturating_add(1));
         let roots = identity.roots().map(|roots| roots.next_change(time));
         ends.chain(roots).filter(|change| *change > time).min().unwrap_or(Seconds::MAX)

@@ -11,12 +11,12 @@ use rustls::{
 
 use super::{
     clock::{Seconds, now},
-    leaf::{self, Leaf, LeafFiles, Purpose},
-    name::{Name, Names, WrongId},
+    cert::{self, Leaf, LeafFiles, Purpose},
+    peer_id::{Name, Names, WrongId},
     provider,
-    roots::{self, Roots},
+    trust::{self, Roots},
 };
-use crate::unusable::Unusable;
+use crate::error::ConfigError;
 
 /// Where an identity lies on disk, and whom it lets in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Sources {
         let roots = match &self.roots {
             Trusted::Nobody => None,
             Trusted::File(path) => Some(path.clone()),
-            Trusted::System => roots::system_file(),
+            Trusted::System => trust::system_file(),
         };
         leaf.cloned().chain(roots).collect()
     }
@@ -93,7 +93,7 @@ impl Identity {
     ///
     /// # Errors
     /// The first thing in it that cannot be used; then nothing of it is.
-    pub fn load(sources: &Sources, purpose: Purpose) -> Result<Self, Unusable> {
+    pub fn load(sources: &Sources, purpose: Purpose) -> Result<Self, ConfigError> {
         let leaf = sources.leaf.as_ref().map(|files| Leaf::load(files, purpose)).transpose()?;
         let roots = match &sources.roots {
             Trusted::Nobody => None,
@@ -104,7 +104,7 @@ impl Identity {
             .map(|roots| {
                 let time = now();
                 let verifier = Verifier::new(&roots, purpose, time)
-                    .map_err(|error| Unusable::new("the trust bundle", error))?;
+                    .map_err(|error| ConfigError::new("the trust bundle", error))?;
                 let stale_from = roots.next_change(time);
                 Ok(Trust { roots, verifier, stale_from })
             })
@@ -220,7 +220,7 @@ impl Identity {
         };
         let purpose = trust.verifier.own_purpose();
         split(&leaf.certified.cert).is_ok_and(|(leaf, intermediates)| {
-            leaf::verify(leaf, intermediates, trust.roots.store(now()), purpose).is_ok()
+            cert::verify(leaf, intermediates, trust.roots.store(now()), purpose).is_ok()
         })
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_pemfile::Item;
 
-use crate::{files, unusable::Unusable};
+use crate::{files, error::ConfigError};
 
 /// A bundle of all public authorities has about 250 KiB: what is larger is not a PEM file of ours.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -20,7 +20,7 @@ const UNREAD: [&str; 3] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE", "PKCS7"];
 ///
 /// # Errors
 /// When the file cannot be read, is cut short, holds no certificate, or holds a private key.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     parse_certificates(path, &read(path)?)
 }
 
@@ -28,13 +28,13 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusabl
 ///
 /// # Errors
 /// When the file cannot be read, is cut short, or does not hold exactly one private key.
-pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
     parse_private_key(path, &read(path)?)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
     files::read(path, LARGEST_FILE)
-        .map_err(|error| error.or_cure("put it there, or name another in the configuration"))
+        .map_err(|error| error.or_hint("put it there, or name another in the configuration"))
 }
 
 /// [`certificates`] of bytes that came from `path`.
@@ -44,25 +44,25 @@ fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
 pub fn parse_certificates(
     path: &Path,
     bytes: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
     let items = items(path, bytes)?;
     if let Some(label) = labels(bytes).find(|label| UNREAD.contains(label)) {
-        return Err(Unusable::new(
+        return Err(ConfigError::new(
             path.display(),
             format!("it holds a section `{label}`, which is not read"),
         )
-        .cure("convert it to CERTIFICATE (`openssl x509`, or `openssl pkcs7 -print_certs`)"));
+        .hint("convert it to CERTIFICATE (`openssl x509`, or `openssl pkcs7 -print_certs`)"));
     }
     let mut certificates = Vec::new();
     for item in items {
         match item {
             Item::X509Certificate(der) => certificates.push(der),
             Item::Pkcs1Key(_) | Item::Pkcs8Key(_) | Item::Sec1Key(_) => {
-                return Err(Unusable::new(
+                return Err(ConfigError::new(
                     path.display(),
                     "it holds a private key, where only certificates belong",
                 )
-                .cure("keep the key in a file of its own"));
+                .hint("keep the key in a file of its own"));
             }
             _ => {}
         }
@@ -77,7 +77,7 @@ pub fn parse_certificates(
 ///
 /// # Errors
 /// As there.
-pub fn parse_private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Unusable> {
+pub fn parse_private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, ConfigError> {
     let mut keys = items(path, bytes)?.into_iter().filter_map(|item| match item {
         Item::Pkcs1Key(key) => Some(PrivateKeyDer::Pkcs1(key)),
         Item::Pkcs8Key(key) => Some(PrivateKeyDer::Pkcs8(key)),
@@ -87,21 +87,21 @@ pub fn parse_private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'sta
     match (keys.next(), keys.next()) {
         (Some(key), None) => Ok(key),
         (Some(_), Some(_)) => {
-            Err(Unusable::new(path.display(), "it holds more than one private key")
-                .cure("leave only the one that belongs to the certificate"))
+            Err(ConfigError::new(path.display(), "it holds more than one private key")
+                .hint("leave only the one that belongs to the certificate"))
         }
         (None, _) => Err(holds_none(path, bytes, "private key")),
     }
 }
 
-fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, Unusable> {
+fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, ConfigError> {
     let cut_short = |cause: &str| {
-        Unusable::new(path.display(), format!("it is cut short or damaged ({cause})"))
-            .cure("write it again, and replace it whole (write a new file, then rename it)")
+        ConfigError::new(path.display(), format!("it is cut short or damaged ({cause})"))
+            .hint("write it again, and replace it whole (write a new file, then rename it)")
     };
     if bytes.starts_with("\u{feff}".as_bytes()) {
-        return Err(Unusable::new(path.display(), "it begins with a byte order mark")
-            .cure("save it as UTF-8 without one"));
+        return Err(ConfigError::new(path.display(), "it begins with a byte order mark")
+            .hint("save it as UTF-8 without one"));
     }
     // The parser passes over what it does not know as a section's edge, such as a line that was cut
     // in the middle of it. Whoever wrote it meant it.
@@ -150,15 +150,15 @@ fn labels(bytes: &[u8]) -> impl Iterator<Item = &str> {
         .filter_map(|line| label(line.trim_ascii_end(), b"-----BEGIN "))
 }
 
-fn encrypted(path: &Path) -> Unusable {
-    Unusable::new(path.display(), "its private key is encrypted")
-        .cure("decrypt it (`openssl pkey -in FILE -out NEW`): no one is there to type a password")
+fn encrypted(path: &Path) -> ConfigError {
+    ConfigError::new(path.display(), "its private key is encrypted")
+        .hint("decrypt it (`openssl pkey -in FILE -out NEW`): no one is there to type a password")
 }
 
 /// Says what a file holds that should hold a `wanted`.
-fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> Unusable {
+fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> ConfigError {
     let labels = Vec::from_iter(labels(bytes));
-    let error = |cause: String| Unusable::new(path.display(), cause);
+    let error = |cause: String| ConfigError::new(path.display(), cause);
     if labels.iter().any(|label| label.contains("ENCRYPTED")) {
         return encrypted(path);
     }
@@ -166,11 +166,11 @@ fn holds_none(path: &Path, bytes: &[u8], wanted: &str) -> Unusable {
         error(format!("it is empty; it must hold a {wanted} as PEM"))
     } else if bytes.starts_with(&[0x30]) {
         error(format!("it holds no {wanted} as PEM: it looks like DER"))
-            .cure("convert it with `openssl x509 -inform der` or `openssl pkey -inform der`")
+            .hint("convert it with `openssl x509 -inform der` or `openssl pkey -inform der`")
     } else if labels.is_empty() {
         error(format!("it holds no {wanted}: it is not PEM"))
     } else {
         error(format!("it holds no {wanted}, only: {}", labels.join(", ")))
-            .cure("were the certificate's and the key's file confused?")
+            .hint("were the certificate's and the key's file confused?")
     }
 }

@@ -14,7 +14,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{ALPN, follow::Current, provider, versions};
+use super::{ALPN, reload::Current, provider, versions};
 use crate::config::MinTlsVersion;
 
 /// Whether clients are asked for a certificate.

@@ -5,9 +5,9 @@ use chassis::tls::{
     credentials::Credentials,
     identity::{Identity, Sources, Trusted},
     leaf::Purpose,
-    name::WrongId,
+    peer_id::WrongId,
 };
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, ServerName};
 use time::Duration;
 

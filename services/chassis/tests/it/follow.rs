@@ -15,20 +15,20 @@ use std::{
 };
 
 use chassis::{
-    config::{self, Span},
+    config::{self, HumanDuration},
     metrics::{IdentityMetrics, Metrics},
     shutdown::on_hangup,
     tls::{
         clock::{now, utc},
-        follow::{Current, Follower, follow, follow_sources},
+        reload::{Current, Follower, follow, follow_sources},
         identity::{Identity, Sources, Trusted},
-        leaf::{LeafFiles, Purpose},
-        name::Name,
-        roots::Roots,
+        cert::{LeafFiles, Purpose},
+        peer_id::Name,
+        trust::Roots,
     },
-    unusable::Unusable,
+    error::ConfigError,
 };
-use devpki::{Ca, Issued, Leaf};
+use testkit::{Ca, Issued, Leaf};
 
 use crate::{
     logs,
@@ -73,8 +73,8 @@ impl Followed {
     fn loading(
         place: &Path,
         poll: Duration,
-        load: impl Fn(&Sources) -> Result<Identity, Unusable> + Send + 'static,
-    ) -> Result<Self, Unusable> {
+        load: impl Fn(&Sources) -> Result<Identity, ConfigError> + Send + 'static,
+    ) -> Result<Self, ConfigError> {
         logs::remember();
         let metrics = Metrics::new("test", "0");
         let counted = IdentityMetrics::new(&metrics);
@@ -435,7 +435,7 @@ fn what_was_refused_and_becomes_good_by_itself_is_taken() {
     let judge = Arc::clone(&is_good);
     let load = move |sources: &Sources| match judge.load(Ordering::SeqCst) {
         true => Identity::load(sources, Purpose::Server),
-        false => Err(Unusable::new("tls.crt", "it is not valid yet")),
+        false => Err(ConfigError::new("tls.crt", "it is not valid yet")),
     };
     let followed =
         Followed::loading(&folder.path(""), Duration::from_millis(200), load).expect("good");
@@ -746,7 +746,7 @@ fn allowed_names_are_followed_with_the_identity() {
     let allowed = move || {
         let text = fs::read_to_string(&path).expect("a file");
         let names = text.lines().map(str::parse).collect::<Result<BTreeSet<Name>, _>>();
-        let names = names.map_err(|error| Unusable::new("allowed", error))?;
+        let names = names.map_err(|error| ConfigError::new("allowed", error))?;
         Ok(Some(names).filter(|names| !names.is_empty()))
     };
     let metrics = IdentityMetrics::new(&Metrics::new("test", "0"));

@@ -3,12 +3,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use chassis::{
-    config::{self, MinTlsVersion, Span},
+    config::{self, MinTlsVersion, HumanDuration},
     metrics::{IdentityMetrics, Metrics},
-    reason::{Failure, Reason},
+    failure::{Failure, FailureReason},
     tls::{
         client,
-        follow::{Current, follow},
+        reload::{Current, follow},
         identity::{Identity, Sources, Trusted},
         leaf::Purpose,
         pem, provider,
@@ -16,7 +16,7 @@ use chassis::{
         session::Session,
     },
 };
-use devpki::{Ca, Issued, Leaf};
+use testkit::{Ca, Issued, Leaf};
 use rustls::{
     ClientConfig, ClientConnection, Error, NamedGroup, ServerConfig, ServerConnection,
     SignatureScheme, SupportedProtocolVersion,
@@ -78,7 +78,7 @@ impl Pair {
 }
 
 /// Whose verdict ended a handshake, and which it was.
-type Verdict = (&'static str, Reason);
+type Verdict = (&'static str, FailureReason);
 
 /// Lets two sides talk in memory until both are content or one is not.
 fn meet(
@@ -114,7 +114,7 @@ fn pass<D>(
     !bytes.is_empty()
 }
 
-fn reason(error: Error) -> Reason {
+fn reason(error: Error) -> FailureReason {
     Failure::of_stream("the peer", &std::io::Error::other(error)).reason
 }
 
@@ -217,7 +217,7 @@ fn version_1_2_is_spoken_only_where_it_is_asked_for() {
     let old = || stranger(&pair, &[&TLS12], Arc::clone(provider()), None);
     let server = |oldest| server::config(&pair.server, Ask::No, oldest).expect("a configuration");
     let refused = meet(old(), server(MinTlsVersion::V1_3)).err();
-    assert_eq!(refused, Some(("server", Reason::TlsProtocol)));
+    assert_eq!(refused, Some(("server", FailureReason::TlsProtocol)));
     let (client, _) = meet(old(), server(MinTlsVersion::V1_2)).expect("to agree");
     let session = Session::of(&client);
     assert_eq!((session.version, session.kind), ("TLSv1.2", "full"));
@@ -235,7 +235,7 @@ fn version_1_2_is_spoken_only_where_it_is_asked_for() {
 fn a_client_without_a_certificate_is_let_in_only_where_none_is_required() {
     let pair = Pair::new();
     let refused = meet(pair.without_certificate(), pair.server(Ask::Required)).err();
-    assert_eq!(refused, Some(("server", Reason::TlsNoCertificate)));
+    assert_eq!(refused, Some(("server", FailureReason::TlsNoCertificate)));
     for ask in [Ask::Optional, Ask::No] {
         let (_, server) = meet(pair.without_certificate(), pair.server(ask)).expect("to agree");
         assert_eq!(server.peer_certificates(), None);
@@ -259,10 +259,10 @@ fn a_stranger_is_refused_by_either_side() {
     for ask in [Ask::Optional, Ask::Required] {
         let stranger = stranger_with(&pair, certified(&issued, &issued), MinTlsVersion::V1_3);
         let refused = meet(stranger, pair.server(ask)).err();
-        assert_eq!(refused, Some(("server", Reason::TlsUntrusted)), "{ask:?}");
+        assert_eq!(refused, Some(("server", FailureReason::TlsUntrusted)), "{ask:?}");
     }
     let refused = meet(pair.client(), other.server(Ask::No)).err();
-    assert_eq!(refused, Some(("client", Reason::TlsUntrusted)));
+    assert_eq!(refused, Some(("client", FailureReason::TlsUntrusted)));
 }
 
 fn stranger_with(pair: &Pair, leaf: Arc<CertifiedKey>, oldest: MinTlsVersion) -> ClientConfig {
@@ -386,5 +386,5 @@ fn a_certificate_that_ends_is_refused_from_then_on() {
         pair.root.issue(&Leaf::pinger("a").valid(-time::Duration::HOUR, -time::Duration::MINUTE));
     let client = stranger_with(&pair, certified(&expired, &expired), MinTlsVersion::V1_3);
     let refused = meet(client, pair.server(Ask::Required)).err();
-    assert_eq!(refused, Some(("server", Reason::TlsExpired)));
+    assert_eq!(refused, Some(("server", FailureReason::TlsExpired)));
 }

@@ -4,10 +4,10 @@ use std::fs;
 
 use chassis::tls::{
     clock,
-    leaf::{Leaf as Loaded, Purpose, validity},
-    name::SpiffeId,
+    cert::{Leaf as Loaded, Purpose, validity},
+    peer_id::SpiffeId,
 };
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use time::Duration;
 

@@ -3,9 +3,9 @@
 use chassis::tls::{
     identity::{Identity, Sources, Trusted},
     leaf::Purpose,
-    name::{Name, Names, SpiffeId, WrongId, printable},
+    peer_id::{Name, Names, SpiffeId, WrongId, printable},
 };
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use rustls::pki_types::CertificateDer;
 

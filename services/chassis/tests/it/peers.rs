@@ -3,15 +3,15 @@
 use std::io;
 
 use chassis::{
-    reason::{Failure, Reason},
+    failure::{Failure, FailureReason},
     tls::{
         clock,
         identity::{Identity, Sources, Trusted},
-        leaf::{self, Purpose},
-        name::Name,
+        cert::{self, Purpose},
+        peer_id::Name,
     },
 };
-use devpki::{Ca, Issued, Leaf};
+use testkit::{Ca, Issued, Leaf};
 use rustls::{Error, pki_types::ServerName};
 use time::Duration;
 
@@ -39,15 +39,15 @@ fn client(roots: &[&Ca]) -> Identity {
 }
 
 /// What this verification would be called in logs and metrics.
-fn judged(result: Result<(), Error>) -> Option<Reason> {
+fn judged(result: Result<(), Error>) -> Option<FailureReason> {
     result.err().map(|error| Failure::of_stream("the peer", &io::Error::other(error)).reason)
 }
 
-fn of_client(identity: &Identity, issued: &Issued) -> Option<Reason> {
+fn of_client(identity: &Identity, issued: &Issued) -> Option<FailureReason> {
     judged(identity.verify_client(&chain(&issued.chain)))
 }
 
-fn of_server(identity: &Identity, issued: &Issued, name: &str) -> Option<Reason> {
+fn of_server(identity: &Identity, issued: &Issued, name: &str) -> Option<FailureReason> {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     judged(identity.verify_server(&chain(&issued.chain), &name))
 }
@@ -72,13 +72,13 @@ fn a_peer_whose_root_is_not_trusted_is_refused() {
     let other = Ca::new("another root");
     for root in [&namesake, &other] {
         let issued = root.issue(&Leaf::pinger("a"));
-        assert_eq!(of_client(&server(&[&trusted]), &issued), Some(Reason::TlsUntrusted));
+        assert_eq!(of_client(&server(&[&trusted]), &issued), Some(FailureReason::TlsUntrusted));
         let issued = root.issue(&Leaf::ponger("a"));
-        assert_eq!(of_server(&client(&[&trusted]), &issued, "ponger"), Some(Reason::TlsUntrusted));
+        assert_eq!(of_server(&client(&[&trusted]), &issued, "ponger"), Some(FailureReason::TlsUntrusted));
     }
     let stranger = Leaf::ponger("a").self_signed();
-    assert_eq!(of_client(&server(&[&trusted]), &stranger), Some(Reason::TlsUntrusted));
-    assert_eq!(of_server(&client(&[&trusted]), &stranger, "ponger"), Some(Reason::TlsUntrusted));
+    assert_eq!(of_client(&server(&[&trusted]), &stranger), Some(FailureReason::TlsUntrusted));
+    assert_eq!(of_server(&client(&[&trusted]), &stranger, "ponger"), Some(FailureReason::TlsUntrusted));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_self_signed_leaf_is_believed_where_it_is_the_root() {
     let identity = Identity::load(&sources, Purpose::Client).expect("an identity");
     assert_eq!(of_server(&identity, &issued, "ponger"), None);
     let other = Leaf::ponger("a").self_signed();
-    assert_eq!(of_server(&identity, &other, "ponger"), Some(Reason::TlsUntrusted));
+    assert_eq!(of_server(&identity, &other, "ponger"), Some(FailureReason::TlsUntrusted));
 }
 
 #[test]
@@ -102,15 +102,15 @@ fn a_peer_that_leaves_out_its_intermediate_is_refused() {
     assert_eq!(of_client(&server(&[&root]), &issued), None);
     let end = issued.chain.find("-----END CERTIFICATE-----\n").expect("an end");
     issued.chain.truncate(end + 26);
-    assert_eq!(of_client(&server(&[&root]), &issued), Some(Reason::TlsUntrusted));
+    assert_eq!(of_client(&server(&[&root]), &issued), Some(FailureReason::TlsUntrusted));
 }
 
 #[test]
 fn a_peer_whose_certificate_is_not_valid_now_is_refused() {
     let root = Ca::new("a root");
     for (from, to, reason) in [
-        (-Duration::HOUR, -Duration::MINUTE, Reason::TlsExpired),
-        (Duration::MINUTE, Duration::HOUR, Reason::TlsNotYetValid),
+        (-Duration::HOUR, -Duration::MINUTE, FailureReason::TlsExpired),
+        (Duration::MINUTE, Duration::HOUR, FailureReason::TlsNotYetValid),
     ] {
         let issued = root.issue(&Leaf::ponger("a").valid(from, to));
         assert_eq!(of_client(&server(&[&root]), &issued), Some(reason));
@@ -122,12 +122,12 @@ fn a_peer_whose_certificate_is_not_valid_now_is_refused() {
 fn a_peer_whose_certificate_is_for_something_else_is_refused() {
     let root = Ca::new("a root");
     let issued = root.issue(&Leaf::ponger("a").server_only());
-    assert_eq!(of_client(&server(&[&root]), &issued), Some(Reason::TlsUntrusted));
+    assert_eq!(of_client(&server(&[&root]), &issued), Some(FailureReason::TlsUntrusted));
     let issued = root.issue(&Leaf::ponger("a").client_only());
-    assert_eq!(of_server(&client(&[&root]), &issued, "ponger"), Some(Reason::TlsUntrusted));
+    assert_eq!(of_server(&client(&[&root]), &issued, "ponger"), Some(FailureReason::TlsUntrusted));
     let issued = root.issue(&Leaf::ponger("a").ca_true());
-    assert_eq!(of_client(&server(&[&root]), &issued), Some(Reason::TlsUntrusted));
-    assert_eq!(of_server(&client(&[&root]), &issued, "ponger"), Some(Reason::TlsUntrusted));
+    assert_eq!(of_client(&server(&[&root]), &issued), Some(FailureReason::TlsUntrusted));
+    assert_eq!(of_server(&client(&[&root]), &issued, "ponger"), Some(FailureReason::TlsUntrusted));
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_server_with_another_name_is_refused() {
         assert_eq!(of_server(&identity, &issued, name), None, "{name}");
     }
     for name in ["ponger.b", "xponger", "ponge", "x.ponger", "other", "127.0.0.2", "::1"] {
-        assert_eq!(of_server(&identity, &issued, name), Some(Reason::TlsWrongName), "{name}");
+        assert_eq!(of_server(&identity, &issued, name), Some(FailureReason::TlsWrongName), "{name}");
     }
 }
 
@@ -156,20 +156,20 @@ fn a_server_with_another_id_is_refused() {
         Leaf::new().dns("ponger").uri(""),
     ] {
         let reason = of_server(&identity, &root.issue(&leaf), "ponger");
-        assert_eq!(reason, Some(Reason::TlsWrongId), "{leaf:?}");
+        assert_eq!(reason, Some(FailureReason::TlsWrongId), "{leaf:?}");
     }
     // Its chain comes first: who it says that it is means nothing without.
     let stranger = Ca::new("another root").issue(&Leaf::ponger("b"));
-    assert_eq!(of_server(&identity, &stranger, "ponger"), Some(Reason::TlsUntrusted));
+    assert_eq!(of_server(&identity, &stranger, "ponger"), Some(FailureReason::TlsUntrusted));
 }
 
 #[test]
 fn whoever_shows_nothing_is_refused() {
     let root = Ca::new("a root");
-    assert_eq!(judged(server(&[&root]).verify_client(&[])), Some(Reason::TlsNoCertificate));
+    assert_eq!(judged(server(&[&root]).verify_client(&[])), Some(FailureReason::TlsNoCertificate));
     let name = ServerName::try_from("ponger").expect("a name");
     let result = client(&[&root]).verify_server(&[], &name);
-    assert_eq!(judged(result), Some(Reason::TlsNoCertificate));
+    assert_eq!(judged(result), Some(FailureReason::TlsNoCertificate));
 }
 
 #[test]
@@ -179,8 +179,8 @@ fn who_trusts_nobody_believes_nobody() {
         let nobody = Identity::load(&Sources::default(), purpose).expect("an identity");
         assert!(nobody.roots().is_none() && nobody.leaf.is_none());
         let issued = root.issue(&Leaf::ponger("a"));
-        assert_eq!(of_client(&nobody, &issued), Some(Reason::TlsUntrusted));
-        assert_eq!(of_server(&nobody, &issued, "ponger"), Some(Reason::TlsUntrusted));
+        assert_eq!(of_client(&nobody, &issued), Some(FailureReason::TlsUntrusted));
+        assert_eq!(of_server(&nobody, &issued, "ponger"), Some(FailureReason::TlsUntrusted));
     }
 }
 
@@ -262,9 +262,9 @@ fn an_identity_knows_its_files() {
 #[track_caller]
 fn turns(
     end: clock::Seconds,
-    from: Option<Reason>,
-    to: Option<Reason>,
-    judge: impl Fn() -> Option<Reason>,
+    from: Option<FailureReason>,
+    to: Option<FailureReason>,
+    judge: impl Fn() -> Option<FailureReason>,
 ) {
     eventually("another judgement", || {
         let judgement = judge();
@@ -284,7 +284,7 @@ fn a_root_that_ends_while_running_vouches_for_nobody() {
     let lasting = Ca::new("lasting");
     let (server, client) = (server(&[&short, &lasting]), client(&[&short, &lasting]));
     let issued = short.issue(&Leaf::ponger("a"));
-    let untrusted = Some(Reason::TlsUntrusted);
+    let untrusted = Some(FailureReason::TlsUntrusted);
     turns(end, None, untrusted, || of_client(&server, &issued));
     assert_eq!(of_server(&client, &issued, "ponger"), untrusted);
     let other = lasting.issue(&Leaf::ponger("a"));
@@ -299,7 +299,7 @@ fn without_a_root_that_is_left_nobody_is_believed() {
     let short = Ca::valid("short", -Duration::HOUR, Duration::seconds(seconds));
     let (server, client) = (server(&[&short]), client(&[&short]));
     let issued = short.issue(&Leaf::ponger("a"));
-    let untrusted = Some(Reason::TlsUntrusted);
+    let untrusted = Some(FailureReason::TlsUntrusted);
     turns(end, None, untrusted, || of_client(&server, &issued));
     assert_eq!(of_server(&client, &issued, "ponger"), untrusted);
 }
@@ -311,7 +311,7 @@ fn a_root_that_begins_while_running_vouches_from_then_on() {
     let lasting = Ca::new("lasting");
     let (server, client) = (server(&[&lasting, &future]), client(&[&lasting, &future]));
     let issued = future.issue(&Leaf::ponger("a"));
-    turns(begin, Some(Reason::TlsUntrusted), None, || of_client(&server, &issued));
+    turns(begin, Some(FailureReason::TlsUntrusted), None, || of_client(&server, &issued));
     assert_eq!(of_server(&client, &issued, "ponger"), None);
 }
 

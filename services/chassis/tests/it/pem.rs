@@ -3,7 +3,7 @@
 use std::fs;
 
 use chassis::tls::pem::{certificates, parse_certificates, parse_private_key, private_key};
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use proptest::{prop_assert, prop_assert_eq, prop_assert_ne, proptest, sample::Index};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 

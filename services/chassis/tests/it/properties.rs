@@ -8,12 +8,12 @@ use std::{
 };
 
 use chassis::{
-    config::{self, MinTlsVersion, Span},
+    config::{self, MinTlsVersion, HumanDuration},
     tls::{
-        leaf::{Leaf, LeafFiles, Purpose, validity},
-        name::{Name, Names, SpiffeId, printable},
+        cert::{Leaf, LeafFiles, Purpose, validity},
+        peer_id::{Name, Names, SpiffeId, printable},
         pem,
-        roots::Roots,
+        trust::Roots,
     },
 };
 use rustls::pki_types::CertificateDer;

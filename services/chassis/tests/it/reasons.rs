@@ -3,10 +3,10 @@
 use std::{io, sync::Arc, thread, time::Duration};
 
 use chassis::{
-    health::Health,
-    reason::{Failure, Reason, find_in_chain},
-    throttle::Throttle,
-    tls::name::WrongId,
+    readiness::Readiness,
+    reason::{Failure, FailureReason, find_in_chain},
+    log_limiter::LogLimiter,
+    tls::peer_id::WrongId,
 };
 use rustls::{
     AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible,
@@ -38,17 +38,17 @@ fn for_names(names: &[&str]) -> CertificateError {
 fn an_error_of_connecting_is_told_apart() {
     let address = "127.0.0.1:8443".parse().expect("an address");
     for (kind, reason) in [
-        (io::ErrorKind::ConnectionRefused, Reason::ConnectRefused),
-        (io::ErrorKind::HostUnreachable, Reason::ConnectUnreachable),
-        (io::ErrorKind::NetworkUnreachable, Reason::ConnectUnreachable),
-        (io::ErrorKind::NetworkDown, Reason::ConnectUnreachable),
-        (io::ErrorKind::AddrNotAvailable, Reason::ConnectUnreachable),
-        (io::ErrorKind::TimedOut, Reason::ConnectTimeout),
-        (io::ErrorKind::ConnectionReset, Reason::Reset),
-        (io::ErrorKind::ConnectionAborted, Reason::Reset),
-        (io::ErrorKind::PermissionDenied, Reason::ConnectUnreachable),
-        (io::ErrorKind::InvalidInput, Reason::ConnectFailed),
-        (io::ErrorKind::Other, Reason::ConnectFailed),
+        (io::ErrorKind::ConnectionRefused, FailureReason::ConnectRefused),
+        (io::ErrorKind::HostUnreachable, FailureReason::ConnectUnreachable),
+        (io::ErrorKind::NetworkUnreachable, FailureReason::ConnectUnreachable),
+        (io::ErrorKind::NetworkDown, FailureReason::ConnectUnreachable),
+        (io::ErrorKind::AddrNotAvailable, FailureReason::ConnectUnreachable),
+        (io::ErrorKind::TimedOut, FailureReason::ConnectTimeout),
+        (io::ErrorKind::ConnectionReset, FailureReason::Reset),
+        (io::ErrorKind::ConnectionAborted, FailureReason::Reset),
+        (io::ErrorKind::PermissionDenied, FailureReason::ConnectUnreachable),
+        (io::ErrorKind::InvalidInput, FailureReason::ConnectFailed),
+        (io::ErrorKind::Other, FailureReason::ConnectFailed),
     ] {
         let failure = Failure::of_connect(address, &kind.into());
         assert_eq!(failure.reason, reason, "{kind}");
@@ -65,7 +65,7 @@ fn an_error_of_the_socket_is_a_reset() {
         io::ErrorKind::BrokenPipe,
         io::ErrorKind::TimedOut,
     ] {
-        assert_eq!(Failure::of_stream("ponger", &kind.into()).reason, Reason::Reset, "{kind}");
+        assert_eq!(Failure::of_stream("ponger", &kind.into()).reason, FailureReason::Reset, "{kind}");
     }
 }
 
@@ -76,48 +76,48 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
         UnixTime::since_unix_epoch(Duration::from_secs(1)),
     );
     for (error, reason, said) in [
-        (CertificateError::Expired, Reason::TlsExpired, "has expired, or one above it"),
+        (CertificateError::Expired, FailureReason::TlsExpired, "has expired, or one above it"),
         (
             CertificateError::ExpiredContext { time: now, not_after: then },
-            Reason::TlsExpired,
+            FailureReason::TlsExpired,
             "has expired at 1970-01-01T00:00:01Z, or one above it in its chain has; renew that one",
         ),
-        (CertificateError::NotValidYet, Reason::TlsNotYetValid, "is not valid yet, or one above"),
+        (CertificateError::NotValidYet, FailureReason::TlsNotYetValid, "is not valid yet, or one above"),
         (
             CertificateError::NotValidYetContext { time: then, not_before: now },
-            Reason::TlsNotYetValid,
+            FailureReason::TlsNotYetValid,
             "is not valid yet before 1970-01-01T00:00:02Z, or one above it in its chain is not; compare the clocks",
         ),
-        (CertificateError::NotValidForName, Reason::TlsWrongName, "is for another name; reissue"),
+        (CertificateError::NotValidForName, FailureReason::TlsWrongName, "is for another name; reissue"),
         (
             for_names(&["other"]),
-            Reason::TlsWrongName,
+            FailureReason::TlsWrongName,
             "is for another name than ponger (other); reissue it for the name that is asked for",
         ),
         (
             for_names(&["ä".repeat(80).as_str(), "ö".repeat(81).as_str()]),
-            Reason::TlsWrongName,
+            FailureReason::TlsWrongName,
             &format!("than ponger ({}, {}...); ", "ä".repeat(80), "ö".repeat(80)),
         ),
-        (for_names(&[]), Reason::TlsWrongName, "than ponger (no name); reissue"),
-        (for_names(&["a", "b", "c", "d"]), Reason::TlsWrongName, "than ponger (a, b, c, d); "),
+        (for_names(&[]), FailureReason::TlsWrongName, "than ponger (no name); reissue"),
+        (for_names(&["a", "b", "c", "d"]), FailureReason::TlsWrongName, "than ponger (a, b, c, d); "),
         (
             for_names(&["a", "b", "c", "d", "e", "f"]),
-            Reason::TlsWrongName,
+            FailureReason::TlsWrongName,
             "than ponger (a, b, c, d and 2 more); ",
         ),
         (
             CertificateError::UnknownIssuer,
-            Reason::TlsUntrusted,
+            FailureReason::TlsUntrusted,
             "is not one that a trust root vouches for; if it is to be trusted, add the root",
         ),
-        (other(io::Error::other("CaUsedAsEndEntity")), Reason::TlsUntrusted, "says CA:TRUE"),
-        (other(io::Error::other("a mystery")), Reason::TlsUntrusted, "is not accepted: a mystery"),
-        (CertificateError::BadSignature, Reason::TlsUntrusted, "does not hold"),
-        (CertificateError::InvalidPurpose, Reason::TlsUntrusted, "is for another purpose"),
-        (CertificateError::UnhandledCriticalExtension, Reason::TlsUntrusted, "critical extension"),
-        (CertificateError::BadEncoding, Reason::TlsUntrusted, "is not well-formed; "),
-        (CertificateError::Revoked, Reason::TlsUntrusted, "is not accepted: "),
+        (other(io::Error::other("CaUsedAsEndEntity")), FailureReason::TlsUntrusted, "says CA:TRUE"),
+        (other(io::Error::other("a mystery")), FailureReason::TlsUntrusted, "is not accepted: a mystery"),
+        (CertificateError::BadSignature, FailureReason::TlsUntrusted, "does not hold"),
+        (CertificateError::InvalidPurpose, FailureReason::TlsUntrusted, "is for another purpose"),
+        (CertificateError::UnhandledCriticalExtension, FailureReason::TlsUntrusted, "critical extension"),
+        (CertificateError::BadEncoding, FailureReason::TlsUntrusted, "is not well-formed; "),
+        (CertificateError::Revoked, FailureReason::TlsUntrusted, "is not accepted: "),
     ] {
         let failure = of_certificate(error);
         assert_eq!(failure.reason, reason, "{failure}");
@@ -125,7 +125,7 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
         assert!(failure.cause.contains(said), "{failure}");
     }
     let failure = of_certificate(other(WrongId::Several(2)));
-    assert_eq!(failure.reason, Reason::TlsWrongId);
+    assert_eq!(failure.reason, FailureReason::TlsWrongId);
     assert!(failure.cause.starts_with("ponger is someone else: its certificate has 2 URIs"));
 }
 
@@ -144,7 +144,7 @@ fn an_alert_is_a_refusal_and_says_what_it_means() {
         (AlertDescription::InternalError, "internal_error: see its log"),
     ] {
         let failure = of_stream(Error::AlertReceived(alert));
-        assert_eq!(failure.reason, Reason::TlsRefusedByPeer);
+        assert_eq!(failure.reason, FailureReason::TlsRefusedByPeer);
         let whole = format!("ponger refused the handshake with the alert {said}");
         assert!(failure.cause.starts_with(&whole), "{failure}");
     }
@@ -154,7 +154,7 @@ fn an_alert_is_a_refusal_and_says_what_it_means() {
 fn a_farewell_is_no_refusal() {
     for alert in [AlertDescription::CloseNotify, AlertDescription::UserCanceled] {
         let failure = of_stream(Error::AlertReceived(alert));
-        assert_eq!(failure.reason, Reason::Reset);
+        assert_eq!(failure.reason, FailureReason::Reset);
         assert_eq!(failure.cause, "ponger closed the connection");
     }
 }
@@ -169,11 +169,11 @@ fn everything_else_of_tls_is_a_matter_of_the_protocol() {
         Error::NoApplicationProtocol,
     ] {
         let failure = of_stream(error);
-        assert_eq!(failure.reason, Reason::TlsProtocol, "{failure}");
+        assert_eq!(failure.reason, FailureReason::TlsProtocol, "{failure}");
         assert!(failure.cause.starts_with("ponger does not speak the TLS that is spoken here: "));
     }
     let failure = of_stream(Error::NoCertificatesPresented);
-    assert_eq!(failure.reason, Reason::TlsNoCertificate);
+    assert_eq!(failure.reason, FailureReason::TlsNoCertificate);
     assert_eq!(failure.cause, "ponger showed no certificate");
 }
 
@@ -192,12 +192,12 @@ fn an_error_is_found_wherever_it_is_in_the_chain() {
 
 #[test]
 fn a_throttle_lets_one_through_and_counts_the_others() {
-    let throttle = Throttle::every(Duration::from_secs(3600));
+    let throttle = LogLimiter::every(Duration::from_secs(3600));
     assert_eq!(throttle.pass(), Some(0));
     for _ in 0..3 {
         assert_eq!(throttle.pass(), None);
     }
-    let throttle = Throttle::every(Duration::ZERO);
+    let throttle = LogLimiter::every(Duration::ZERO);
     for _ in 0..3 {
         assert_eq!(throttle.pass(), Some(0));
     }
@@ -205,7 +205,7 @@ fn a_throttle_lets_one_through_and_counts_the_others() {
 
 #[test]
 fn a_throttle_tells_how_many_it_held_back() {
-    let throttle = Throttle::every(Duration::from_millis(50));
+    let throttle = LogLimiter::every(Duration::from_millis(50));
     assert_eq!(throttle.pass(), Some(0));
     let mut held = 0;
     eventually("its next turn", || match throttle.pass() {
@@ -222,7 +222,7 @@ fn a_throttle_tells_how_many_it_held_back() {
 
 #[test]
 fn a_throttle_lets_one_of_many_threads_through() {
-    let throttle = Throttle::every(Duration::from_secs(3600));
+    let throttle = LogLimiter::every(Duration::from_secs(3600));
     let through: usize = thread::scope(|scope| {
         let threads: Vec<_> =
             (0..8).map(|_| scope.spawn(|| usize::from(throttle.pass().is_some()))).collect();
@@ -233,8 +233,8 @@ fn a_throttle_lets_one_of_many_threads_through() {
 
 #[test]
 fn who_has_no_obstacle_is_ready() {
-    assert!(Health::default().obstacles().is_empty());
-    let health = Health::starting();
+    assert!(Readiness::default().obstacles().is_empty());
+    let health = Readiness::starting();
     assert_eq!(health.obstacles(), ["starting"]);
     let elsewhere = health.clone();
     elsewhere.set("draining", true);

@@ -1,7 +1,7 @@
 //! The trust bundle.
 
 use chassis::tls::{clock, roots::Roots};
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use time::Duration;
 
 use crate::support::{Folder, version_1};

@@ -10,10 +10,10 @@ use std::{
 };
 
 use chassis::{
-    tls::leaf::{Leaf, LeafFiles, Purpose},
-    unusable::Unusable,
+    tls::cert::{Leaf, LeafFiles, Purpose},
+    error::ConfigError,
 };
-use devpki::Issued;
+use testkit::Issued;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tempfile::TempDir;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, x509::X509Version};
@@ -41,7 +41,7 @@ impl Folder {
     }
 
     /// A refusal, without the path of this folder.
-    pub(crate) fn message(&self, error: &Unusable) -> String {
+    pub(crate) fn message(&self, error: &ConfigError) -> String {
         error.to_string().replace(&format!("{}/", self.0.path().display()), "")
     }
 }

@@ -1,6 +1,6 @@
 //! What holds for every input, tried with some.
 
-use devpki::Ca;
+use testkit::Ca;
 use proptest::{collection::vec, prelude::any, proptest, sample::select, strategy::Strategy};
 
 use crate::{
@@ -116,7 +116,7 @@ proptest! {
 
     #[test]
     fn a_certificate_with_any_byte_changed_is_taken_or_refused(at in 0_usize..1000, byte: u8) {
-        let issued = Ca::new("a root").issue(&devpki::Leaf::ponger("a"));
+        let issued = Ca::new("a root").issue(&testkit::Leaf::ponger("a"));
         let mut text = issued.chain.into_bytes();
         let at = at % text.len();
         text[at] = byte;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
-use devpki::{Ca, Issued, Leaf};
+use testkit::{Ca, Issued, Leaf};
 use time::Duration;
 
 use crate::{

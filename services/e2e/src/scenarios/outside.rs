@@ -3,7 +3,7 @@
 use std::{process::Stdio, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use devpki::Leaf;
+use testkit::Leaf;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::{TcpListener, TcpStream},

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Result, ensure};
-use devpki::{Ca, Issued};
+use testkit::{Ca, Issued};
 
 use crate::{
     place::{Place, Service},

@@ -14,7 +14,7 @@ ponger:
   acceptCert: /app/certs/server.crt
 ";
 
-fn load(text: &str) -> Result<Config, Unusable> {
+fn load(text: &str) -> Result<Config, ConfigError> {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config.yaml");
     fs::write(&file, text).expect("written");

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use devpki::{Ca, Leaf};
+use testkit::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 fn main() -> io::Result<()> {
