@@ -69,7 +69,7 @@ fn without_pem(text: &str) -> String {
 
 /// Tells the person at the terminal why `service` ends, and chooses the exit code: 78
 /// ([`EX_CONFIG`]) for an [`ConfigError`], 1 for everything else.
-pub fn report(service: &str, error: &anyhow::Error) -> ExitCode {
+pub fn exit_with(service: &str, error: &anyhow::Error) -> ExitCode {
     eprintln!("{service}: {error:#}");
     if error.is::<ConfigError>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
 }
