@@ -1,5 +1,5 @@
 //! The admin listener: metrics and probes by plain HTTP, on an `HttpServer` of its own, so that no
-//! load on the service keeps an operator from seeing it.
+//! load on the service hides it from an operator.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -15,9 +15,9 @@ use actix_web::{
 
 use crate::{bind::bind, config, readiness::Readiness, metrics::Metrics, error::ConfigError};
 
-/// For how many milliseconds a client may leave unread what was sent to it.
+/// How long sent data may stay unacknowledged before the connection is closed.
 #[cfg(target_os = "linux")]
-const UNREAD: u32 = 2000;
+const TCP_USER_TIMEOUT_MS: u32 = 2000;
 
 /// The admin listener, bound and not yet running.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Admin {
     listener: TcpListener,
     endpoint: String,
     metrics: Metrics,
-    health: Readiness,
+    readiness: Readiness,
 }
 
 impl Admin {
@@ -36,14 +36,14 @@ impl Admin {
     pub fn bind(
         settings: &config::Metrics,
         metrics: Metrics,
-        health: Readiness,
+        readiness: Readiness,
     ) -> Result<Self, ConfigError> {
         let listener = bind(settings.host, settings.port, "metrics.host and metrics.port")?;
-        // What is accepted inherits it. Elsewhere there is no such option, and no cluster either.
+        // Accepted connections inherit it. Other systems have no such option.
         #[cfg(target_os = "linux")]
-        rustix::net::sockopt::set_tcp_user_timeout(&listener, UNREAD)
+        rustix::net::sockopt::set_tcp_user_timeout(&listener, TCP_USER_TIMEOUT_MS)
             .map_err(|error| ConfigError::new("the admin listener", error))?;
-        Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, health })
+        Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, readiness })
     }
 
     /// Where it listens.
@@ -59,18 +59,18 @@ impl Admin {
     /// # Errors
     /// When the listener cannot be used.
     pub fn run(self) -> std::io::Result<ServerHandle> {
-        let Self { listener, endpoint, metrics, health } = self;
+        let Self { listener, endpoint, metrics, readiness } = self;
         let server: Server = HttpServer::new(move || {
             App::new()
                 .app_data(Data::new(metrics.clone()))
-                .app_data(Data::new(health.clone()))
-                .route(&endpoint, web::get().to(show))
-                .route("/livez", web::get().to(live))
-                .route("/readyz", web::get().to(ready))
+                .app_data(Data::new(readiness.clone()))
+                .route(&endpoint, web::get().to(metrics_text))
+                .route("/livez", web::get().to(livez))
+                .route("/readyz", web::get().to(readyz))
         })
         .workers(1)
-        // Few ask here, and briefly: whoever does not shall not use up the descriptors, nor keep
-        // the probes waiting.
+        // Few connect here, and briefly. Slow clients must neither use up descriptors nor block
+        // the probes.
         .max_connections(16)
         .client_request_timeout(Duration::from_secs(2))
         .client_disconnect_timeout(Duration::from_millis(500))
@@ -85,21 +85,21 @@ impl Admin {
     }
 }
 
-async fn show(metrics: Data<Metrics>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.text())
+async fn metrics_text(metrics: Data<Metrics>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.encode())
 }
 
-async fn live() -> HttpResponse {
+async fn livez() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::plaintext()).body("alive\n")
 }
 
-async fn ready(health: Data<Readiness>) -> HttpResponse {
-    let obstacles = health.obstacles();
-    if obstacles.is_empty() {
+async fn readyz(readiness: Data<Readiness>) -> HttpResponse {
+    let reasons = readiness.not_ready_reasons();
+    if reasons.is_empty() {
         HttpResponse::Ok().content_type(ContentType::plaintext()).body("ready\n")
     } else {
         HttpResponse::ServiceUnavailable()
             .content_type(ContentType::plaintext())
-            .body(format!("not ready: {}\n", obstacles.join(", ")))
+            .body(format!("not ready: {}\n", reasons.join(", ")))
     }
 }

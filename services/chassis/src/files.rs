@@ -1,4 +1,4 @@
-//! Reading small files that people and orchestrators provide.
+//! Reads small files that people and orchestrators provide.
 
 use std::{
     fs::File,
@@ -36,11 +36,13 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ConfigError> {
         let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
         return Err(ConfigError::new(thing, format!("it is {kind}")));
     }
-    let mut bytes = Vec::new();
+    // Room for all of it, so that no copy of a key stays behind in memory that was outgrown.
+    let size = usize::try_from(metadata.len().min(largest)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(size + 1);
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     if bytes.len() as u64 > largest {
         return Err(ConfigError::new(thing, format!("it is larger than {largest} bytes"))
-            .hint("this is not the file that is meant"));
+            .hint("this cannot be the right file"));
     }
     Ok(bytes)
 }

@@ -1,31 +1,45 @@
-//! Saying something at most once in a while, however often it happens.
+//! Limits how often a log line is written, however often its event happens.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Lets one through at a time, and counts those that it held back.
+/// Allows one line in an interval, and counts those it suppressed.
 #[derive(Debug)]
 pub struct LogLimiter {
-    pause: Duration,
+    interval: Duration,
     state: Mutex<(Option<Instant>, u64)>,
 }
 
 impl LogLimiter {
-    /// Lets one through every `pause`.
-    pub const fn every(pause: Duration) -> Self {
-        Self { pause, state: Mutex::new((None, 0)) }
+    /// Allows one line every `interval`.
+    pub const fn new(interval: Duration) -> Self {
+        Self { interval, state: Mutex::new((None, 0)) }
     }
 
-    /// `Some(held back since the last)` when it is time to speak again.
-    pub fn pass(&self) -> Option<u64> {
-        let (last, held) = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < self.pause) {
-            *held += 1;
+    /// `Some(suppressed since the last line)` when a line may be written.
+    pub fn try_acquire(&self) -> Option<u64> {
+        let (last, suppressed) = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < self.interval) {
+            *suppressed += 1;
             return None;
         }
         *last = Some(Instant::now());
-        Some(std::mem::take(held))
+        Some(std::mem::take(suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allows_one_line_and_counts_the_suppressed() {
+        let limiter = LogLimiter::new(Duration::from_secs(3600));
+        assert_eq!(limiter.try_acquire(), Some(0));
+        assert_eq!(limiter.try_acquire(), None);
+        let unlimited = LogLimiter::new(Duration::ZERO);
+        assert_eq!((unlimited.try_acquire(), unlimited.try_acquire()), (Some(0), Some(0)));
     }
 }

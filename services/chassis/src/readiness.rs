@@ -1,63 +1,72 @@
-//! Whether a service lives, and whether it is ready: two questions, answered apart.
-//!
-//! Alive is who answers at all: liveness depends on no peer and does not fail while draining.
+//! Whether a service is ready. Liveness is another question, and answered by any answer at all: it
+//! depends on no peer and does not fail while draining.
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use tokio::time::sleep;
+use crate::tls::{clock::Clock, reload::IdentityWatch};
 
-use crate::tls::{
-    clock::{Seconds, now, until},
-    reload::Current,
-};
+type Check = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// What keeps a service from being ready. Ready is who has no obstacle.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+/// The reasons for which a service is not ready. Without any, it is.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    reasons: Mutex<BTreeSet<&'static str>>,
+    checks: RwLock<Vec<(&'static str, Check)>>,
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Readiness").field(&self.not_ready_reasons()).finish()
+    }
+}
 
 impl Readiness {
     /// A service that is not ready because it is starting.
     pub fn starting() -> Self {
-        let health = Self::default();
-        health.set("starting", true);
-        health
+        let readiness = Self::default();
+        readiness.set("starting", true);
+        readiness
     }
 
-    /// Says whether `obstacle` keeps the service from being ready.
-    pub fn set(&self, obstacle: &'static str, present: bool) {
-        let mut obstacles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Sets whether `reason` keeps the service from being ready.
+    pub fn set(&self, reason: &'static str, present: bool) {
+        let mut reasons = self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         if present {
-            obstacles.insert(obstacle);
+            reasons.insert(reason);
         } else {
-            obstacles.remove(obstacle);
+            reasons.remove(reason);
         }
     }
 
-    /// Is not ready from now on as long as our own certificate has expired: every peer refuses it.
-    pub fn follow(&self, mut current: Current) {
-        let health = self.clone();
-        actix_rt::spawn(async move {
-            loop {
-                let end =
-                    current.get().leaf.as_ref().map_or(Seconds::MAX, |leaf| leaf.facts.not_after);
-                health.set("our own certificate has expired", end < now());
-                // A sleep does not see that the clock was set, so it is never a long one.
-                let pause = until(end.saturating_add(1))
-                    .clamp(Duration::from_millis(100), Duration::from_secs(60));
-                tokio::select! {
-                    () = current.changed() => {}
-                    () = sleep(pause) => {}
-                }
-            }
-        });
+    /// Evaluates `is_present` at each probe: whether `reason` keeps the service from being ready.
+    pub fn add_check(&self, reason: &'static str, is_present: impl Fn() -> bool + Send + Sync + 'static) {
+        let mut checks = self.0.checks.write().unwrap_or_else(PoisonError::into_inner);
+        checks.push((reason, Box::new(is_present)));
     }
 
-    /// What keeps the service from being ready.
-    pub fn obstacles(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    /// Not ready while our own certificate has expired, since every peer rejects it, or while nothing
+    /// reloads it.
+    pub fn watch_identity<T: Send + Sync + 'static>(&self, identity: &IdentityWatch<T>, clock: &Clock) {
+        let (watch, clock) = (identity.clone(), clock.clone());
+        self.add_check("own certificate has expired", move || {
+            watch.current().own_expired(clock.now())
+        });
+        let watch = identity.clone();
+        self.add_check("certificates are no longer reloaded", move || !watch.is_reloading());
+    }
+
+    /// Why the service is not ready.
+    pub fn not_ready_reasons(&self) -> Vec<&'static str> {
+        let reasons = self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        let checks = self.0.checks.read().unwrap_or_else(PoisonError::into_inner);
+        let failing = checks.iter().filter(|(_, is_present)| is_present()).map(|(reason, _)| *reason);
+        reasons.iter().copied().chain(failing).collect()
     }
 }

@@ -1,64 +1,101 @@
-//! Being asked to stop.
+//! Signals: SIGTERM and SIGINT ask a service to stop, SIGHUP to reload its certificates now.
 
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
 
 use crate::error::ConfigError;
 
-/// How soon after a signal another one is the same.
-const SAME: Duration = Duration::from_millis(300);
+/// A stop signal within this time of another is the same one: `timeout`, for one, sends it to the
+/// process and to its group.
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(300);
 
-/// The signals that ask a process to stop: SIGTERM, which orchestrators send, and SIGINT, which is
-/// Ctrl-C.
+/// What a service is asked to do while it runs, by signals or by a [`SignalSender`].
 #[derive(Debug)]
-pub struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-    last: Option<Instant>,
+pub struct Signals {
+    stops: UnboundedReceiver<&'static str>,
+    reloads: UnboundedReceiver<()>,
 }
 
-impl Stop {
-    /// Begins to listen for the signals; from now on they no longer end the process by themselves.
+/// Asks a service that runs in this process to stop or to reload.
+#[derive(Clone, Debug)]
+pub struct SignalSender {
+    stops: UnboundedSender<&'static str>,
+    reloads: UnboundedSender<()>,
+}
+
+impl Signals {
+    /// Handles this process' signals from now on, so that none ends it unasked. Call it first in the
+    /// runtime.
     ///
     /// # Errors
     /// When the operating system does not allow it.
-    pub fn listen() -> Result<Self, ConfigError> {
+    pub fn install() -> Result<Self, ConfigError> {
         let listen = |kind| signal(kind).map_err(|error| ConfigError::new("signals", error));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            last: None,
-        })
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut hangup = listen(SignalKind::hangup())?;
+        let (sender, signals) = Self::channel();
+        tokio::spawn(async move {
+            let mut last: Option<Instant> = None;
+            loop {
+                let stop = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = hangup.recv() => {
+                        sender.reload();
+                        continue;
+                    }
+                };
+                if last.is_none_or(|last| last.elapsed() > DUPLICATE_WINDOW) {
+                    last = Some(Instant::now());
+                    sender.stop(stop);
+                }
+            }
+        });
+        Ok(signals)
     }
 
-    /// Waits for the next signal, and says which it was. One that follows another at once is the
-    /// same: `timeout`, for one, sends it to the process and to its group.
-    pub async fn requested(&mut self) -> &'static str {
-        loop {
-            let signal = tokio::select! {
-                _ = self.terminate.recv() => "SIGTERM",
-                _ = self.interrupt.recv() => "SIGINT",
-            };
-            if self.last.is_none_or(|last| last.elapsed() > SAME) {
-                self.last = Some(Instant::now());
-                return signal;
-            }
+    /// Signals that the sender gives, for a service within another program.
+    pub fn channel() -> (SignalSender, Self) {
+        let ((stops, stop_receiver), (reloads, reload_receiver)) =
+            (unbounded_channel(), unbounded_channel());
+        (SignalSender { stops, reloads }, Self { stops: stop_receiver, reloads: reload_receiver })
+    }
+
+    /// Waits for the next request to stop, and returns the signal's name. Without a sender, none
+    /// comes any more.
+    pub async fn stop(&mut self) -> &'static str {
+        match self.stops.recv().await {
+            Some(name) => name,
+            None => std::future::pending().await,
         }
+    }
+
+    /// Calls `reload` at each request to reload, also before it was called.
+    pub fn on_reload(&mut self, reload: impl Fn() + Send + 'static) {
+        let (_, closed) = unbounded_channel();
+        let mut reloads = std::mem::replace(&mut self.reloads, closed);
+        tokio::spawn(async move {
+            while reloads.recv().await.is_some() {
+                reload();
+            }
+        });
     }
 }
 
-/// Waits for SIGHUP, the order to look at the identity on disk now, and calls `look` each time.
-///
-/// # Errors
-/// When the operating system does not allow it.
-pub fn on_hangup(look: impl Fn() + 'static) -> Result<(), ConfigError> {
-    let mut hangup =
-        signal(SignalKind::hangup()).map_err(|error| ConfigError::new("signals", error))?;
-    actix_rt::spawn(async move {
-        while hangup.recv().await.is_some() {
-            look();
-        }
-    });
-    Ok(())
+impl SignalSender {
+    /// Asks the service to stop; `name` is what it logs.
+    pub fn stop(&self, name: &'static str) {
+        // A service that has ended needs no more signals.
+        let _ = self.stops.send(name);
+    }
+
+    /// Asks the service to reload its certificates now.
+    pub fn reload(&self) {
+        let _ = self.reloads.send(());
+    }
 }

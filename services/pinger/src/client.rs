@@ -1,8 +1,7 @@
-//! One ping: request, response, judgement. Nothing is retried: a lost ping is a lost ping.
+//! One ping: request, response, and its outcome. Nothing is retried: a lost ping is a lost ping.
 
 use std::{
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,76 +16,60 @@ use awc::{
 };
 use chassis::{
     failure::{Failure, FailureReason},
-    tls::{credentials::Credentials, reload::Current, peer_id::printable},
+    tls::{client::ClientTls, credentials::ConnectionCredentials, peer_id::sanitize},
 };
-use rustls::ClientConfig;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::{
     config::{Config, Target},
-    connector::{Tls, Trace, Wire},
+    connector::{ConnectorTls, PingConnector, Trace},
 };
 
-/// An answer is four bytes; whatever is longer than this is not one.
-const LARGEST_ANSWER: usize = 1024;
+/// The largest response body that is read, in bytes. `pong` has four.
+const MAX_BODY: usize = 1024;
 
 /// What became of a ping.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// `pong`, or why not.
     pub result: Result<(), Failure>,
-    /// How long it took, from the first look-up to the last byte or the failure.
+    /// How long it took, from resolving the name to the last byte or the failure.
     pub duration: Duration,
-    /// What was noted on its way.
+    /// What was recorded of it.
     pub trace: Trace,
 }
 
 /// Sends pings to one ponger. Dropping it closes the connections that it keeps.
 #[derive(Clone)]
-pub struct Pinger {
+pub struct PingClient {
     http: awc::Client,
-    wire: Wire,
+    connector: PingConnector,
     url: Rc<str>,
     timeout: Duration,
-    keeps: bool,
+    keep_alive: bool,
 }
 
-impl std::fmt::Debug for Pinger {
+impl std::fmt::Debug for PingClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pinger").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("PingClient").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
-impl Pinger {
-    /// One that goes to `target` as `config` says, by `tls` if the target asks for TLS.
-    pub fn new(target: &Target, tls: Option<(ClientConfig, Current)>, config: &Config) -> Self {
-        Self::with_keep_alive(target, tls, config, config.ponger.keep_alive.0)
-    }
-
-    /// As [`Pinger::new`], keeping no connection.
-    pub fn once(target: &Target, tls: Option<(ClientConfig, Current)>, config: &Config) -> Self {
-        Self::with_keep_alive(target, tls, config, Duration::ZERO)
-    }
-
-    fn with_keep_alive(
+impl PingClient {
+    /// A client of `target`, by `tls` unless that is `None`. A connection is kept for `keep_alive`.
+    pub fn new(
         target: &Target,
-        tls: Option<(ClientConfig, Current)>,
+        tls: Option<ConnectorTls>,
         config: &Config,
         keep_alive: Duration,
     ) -> Self {
-        let Target { host, port, path, tls: name } = target;
-        let tls = tls.zip(name.clone()).map(|((config, current), name)| Tls {
-            connector: TlsConnector::from(Arc::new(config)),
-            name,
-            current,
-        });
-        let wire = Wire::new(host.clone(), *port, tls, config.connect_timeout.0);
+        let Target { host, port, path, .. } = target;
+        let connector = PingConnector::new(host.clone(), *port, tls, config.connect_timeout.0);
         let http = awc::Client::builder()
             .connector(
                 Connector::new()
-                    .connector(wire.clone())
-                    // A ping's time is kept by the ping; awc's own limits must not come first.
+                    .connector(connector.clone())
+                    // The ping has a timeout of its own; awc's limits must not come first.
                     .timeout(config.timeout.0 * 2)
                     .conn_keep_alive(keep_alive),
             )
@@ -95,56 +78,53 @@ impl Pinger {
             .add_default_header((USER_AGENT, concat!("pinger/", env!("CARGO_PKG_VERSION"))))
             .finish();
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        // To awc it is plain HTTP: the wire does the TLS.
+        // Plain HTTP to awc: TLS is the connector's part.
         let url = format!("http://{host}:{port}{path}").into();
-        Self { http, wire, url, timeout: config.timeout.0, keeps: !keep_alive.is_zero() }
+        Self { http, connector, url, timeout: config.timeout.0, keep_alive: !keep_alive.is_zero() }
     }
 
-    /// Sends one ping and judges what comes of it.
+    /// Sends one ping.
     pub async fn ping(&self) -> Outcome {
-        self.wire.begin();
+        self.connector.begin();
         let began = Instant::now();
         let result = match timeout(self.timeout, self.exchange()).await {
             Ok(result) => result,
             Err(_) => {
-                let Trace { phase, tried, .. } = self.wire.trace();
-                let mut cause = format!(
-                    "no end of the phase `{}` within the ping's {:?}",
-                    phase.label(),
-                    self.timeout
-                );
-                for failure in tried {
-                    cause = format!("{cause}; {failure}");
+                let Trace { phase, failed_attempts, .. } = self.connector.trace();
+                let mut cause =
+                    format!("timed out after {:?} in phase {}", self.timeout, phase.label());
+                for failed in failed_attempts {
+                    cause = format!("{cause}; {failed}");
                 }
-                Err(Failure::new(phase.timed_out(), cause))
+                Err(Failure::new(phase.timeout_reason(), cause))
             }
         };
-        Outcome { result, duration: began.elapsed(), trace: self.wire.trace() }
+        Outcome { result, duration: began.elapsed(), trace: self.connector.trace() }
     }
 
-    /// What a ping that is broken off at this moment has come to.
-    pub fn broken_off(&self, began: Instant) -> Outcome {
-        let failure = Failure::new(FailureReason::Shutdown, "pinger stopped before the answer came");
-        Outcome { result: Err(failure), duration: began.elapsed(), trace: self.wire.trace() }
+    /// The outcome of a ping that is aborted now.
+    pub fn aborted(&self, began: Instant) -> Outcome {
+        let failure = Failure::new(FailureReason::Shutdown, "pinger stopped before the response arrived");
+        Outcome { result: Err(failure), duration: began.elapsed(), trace: self.connector.trace() }
     }
 
     async fn exchange(&self) -> Result<(), Failure> {
         let mut request = self.http.get(&*self.url);
-        if !self.keeps {
+        if !self.keep_alive {
             request = request.force_close();
         }
-        let mut response = request.send().await.map_err(|error| self.judge_send(&error))?;
+        let mut response = request.send().await.map_err(|error| self.classify_send(&error))?;
         let status = response.status();
-        let promised = response
+        let content_length = response
             .headers()
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
-        let body = response.body().limit(LARGEST_ANSWER).await;
+        let body = response.body().limit(MAX_BODY).await;
         if status == StatusCode::FORBIDDEN {
             let cause = body.as_deref().map_or(String::new(), excerpt);
             return Err(Failure::new(
                 FailureReason::Denied,
-                format!("ponger does not let this identity in: {cause}"),
+                format!("ponger denied access to this identity: {cause}"),
             ));
         }
         if status != StatusCode::OK {
@@ -154,11 +134,11 @@ impl Pinger {
             ));
         }
         match body {
-            // awc takes a body that was cut off for a whole one.
-            Ok(body) if promised.is_some_and(|length: usize| body.len() < length) => {
+            // awc accepts a body that was cut off.
+            Ok(body) if content_length.is_some_and(|length: usize| body.len() < length) => {
                 Err(Failure::new(
                     FailureReason::Reset,
-                    "ponger closed the connection before its answer was whole",
+                    "ponger closed the connection before its response was complete",
                 ))
             }
             Ok(body) if body.trim_ascii() == b"pong" => Ok(()),
@@ -166,55 +146,55 @@ impl Pinger {
                 FailureReason::Body,
                 format!("ponger answered `{}`, not `pong`", excerpt(&body)),
             )),
-            Err(error) => Err(self.judge_body(&error)),
+            Err(error) => Err(self.classify_body(&error)),
         }
     }
 
-    fn judge_send(&self, error: &SendRequestError) -> Failure {
-        // The wire knows better than awc what broke.
-        if let Some(failure) = self.wire.trace().failure {
+    fn classify_send(&self, error: &SendRequestError) -> Failure {
+        // The connector knows better than awc what failed.
+        if let Some(failure) = self.connector.trace().failure {
             return failure;
         }
         match error {
             SendRequestError::Response(error)
                 if !matches!(error, ParseError::Incomplete | ParseError::Io(_)) =>
             {
-                Failure::new(FailureReason::Body, format!("ponger's answer is not HTTP/1.1: {error}"))
+                Failure::new(FailureReason::Body, format!("ponger's response is not HTTP/1.1: {error}"))
             }
-            _ => Failure::new(FailureReason::Reset, "ponger closed the connection before it answered"),
+            _ => Failure::new(FailureReason::Reset, "ponger closed the connection before it responded"),
         }
     }
 
-    fn judge_body(&self, error: &PayloadError) -> Failure {
-        if let Some(failure) = self.wire.trace().failure {
+    fn classify_body(&self, error: &PayloadError) -> Failure {
+        if let Some(failure) = self.connector.trace().failure {
             return failure;
         }
         match error {
             PayloadError::Overflow => Failure::new(
                 FailureReason::Body,
-                format!("ponger's answer is longer than {LARGEST_ANSWER} bytes"),
+                format!("ponger's response is longer than {MAX_BODY} bytes"),
             ),
             PayloadError::EncodingCorrupted => {
-                Failure::new(FailureReason::Body, "ponger's answer is not HTTP/1.1")
+                Failure::new(FailureReason::Body, "ponger's response is not HTTP/1.1")
             }
             _ => Failure::new(
                 FailureReason::Reset,
-                "ponger closed the connection before its answer was whole",
+                "ponger closed the connection before its response was complete",
             ),
         }
     }
 
-    /// Whether it keeps connections for the next ping.
-    pub fn keeps(&self) -> bool {
-        self.keeps
+    /// Whether connections are kept for the next ping.
+    pub fn keep_alive(&self) -> bool {
+        self.keep_alive
     }
 
-    /// What the connection was opened with that the last ping took.
-    pub fn credentials(&self) -> Option<Credentials> {
-        self.wire.trace().facts.map(|facts| facts.credentials)
+    /// The certificates of the connection that the last ping used.
+    pub fn credentials(&self) -> Option<Rc<ConnectionCredentials<ClientTls>>> {
+        self.connector.trace().info?.credentials
     }
 }
 
 fn excerpt(body: &[u8]) -> String {
-    printable(String::from_utf8_lossy(&body[..body.len().min(200)]).trim())
+    sanitize(String::from_utf8_lossy(&body[..body.len().min(200)]).trim()).into_owned()
 }

@@ -1,10 +1,10 @@
-//! The way to ponger: resolve, connect, TLS. Each phase is timed, each failure judged where it
+//! Connects to ponger: resolve, connect, TLS. Each phase is timed, each failure classified where it
 //! happens.
 //!
-//! awc is given a connector of our own. It speaks HTTP over what it takes for a plain stream; that
-//! the stream is TLS is our matter, since only so can resolving, connecting, the handshake and
-//! ponger's processing be told apart, can the alert of a refusal be read, and can Nagle's algorithm
-//! be switched off, for which awc has no option.
+//! awc is given a connector of our own and speaks HTTP over what it takes for a plain stream. TLS is
+//! below it, because only then can resolving, connecting, the handshake and ponger's processing be
+//! told apart, a rejection's alert be read, and Nagle's algorithm be switched off, for which awc has
+//! no option.
 
 use std::{
     cell::RefCell,
@@ -14,6 +14,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -24,9 +25,12 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use chassis::{
     failure::{Failure, FailureReason},
-    tls::{credentials::Credentials, reload::Current, session::Session},
+    tls::{
+        classify, client::ClientTls, clock::Clock, credentials::ConnectionCredentials,
+        handshake_info::HandshakeInfo, reload::IdentityWatch,
+    },
 };
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::lookup_host,
@@ -34,7 +38,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Where a ping is on its way.
+/// A phase of a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// The name is looked up.
@@ -44,15 +48,15 @@ pub enum Phase {
     Connect,
     /// The handshake is made.
     Tls,
-    /// The request was sent, and ponger works on it.
+    /// The request was sent, and ponger processes it.
     Processing,
-    /// The answer is coming in.
+    /// The response is being received.
     Transfer,
 }
 
 impl Phase {
-    /// The reason for which a ping is lost whose time runs out in this phase.
-    pub const fn timed_out(self) -> FailureReason {
+    /// The reason for a ping whose time runs out in this phase.
+    pub const fn timeout_reason(self) -> FailureReason {
         match self {
             Self::Resolve => FailureReason::Resolve,
             Self::Connect => FailureReason::ConnectTimeout,
@@ -61,7 +65,7 @@ impl Phase {
         }
     }
 
-    /// The name that stands in logs and labels.
+    /// The name in logs and labels.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
@@ -75,29 +79,29 @@ impl Phase {
 
 /// What is known of a connection's other end.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// The address that answered.
+pub struct ConnectionInfo {
+    /// The address that was connected to.
     pub address: Option<SocketAddr>,
-    /// What the handshake agreed upon; `None` without TLS.
-    pub session: Option<Session>,
-    /// What the connection was opened with.
-    pub credentials: Credentials,
+    /// What the handshake negotiated; `None` without TLS.
+    pub handshake: Option<HandshakeInfo>,
+    /// The certificates of both ends; `None` without TLS.
+    pub credentials: Option<Rc<ConnectionCredentials<ClientTls>>>,
 }
 
-/// What is noted of one ping on its way.
+/// What was recorded of one ping.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    /// Where it is, or where it ended.
+    /// The phase that it is in, or that it ended in.
     pub phase: Phase,
     /// How long each phase took that it went through.
     pub times: Vec<(Phase, Duration)>,
-    /// The connection that it took.
-    pub facts: Option<Facts>,
+    /// The connection that it used.
+    pub info: Option<ConnectionInfo>,
     /// Whether that connection was there before.
-    pub kept: bool,
-    /// The addresses that were tried in vain, each with its cause.
-    pub tried: Vec<String>,
-    /// The first thing that failed on the way.
+    pub reused: bool,
+    /// The addresses that could not be connected to, each with its cause.
+    pub failed_attempts: Vec<String>,
+    /// The first failure.
     pub failure: Option<Failure>,
     began: Option<Instant>,
 }
@@ -109,7 +113,7 @@ impl Trace {
         self.began = Some(Instant::now());
     }
 
-    /// Ends the phase of this moment.
+    /// Ends the current phase.
     pub fn leave(&mut self) {
         if let Some(began) = self.began.take() {
             self.times.push((self.phase, began.elapsed()));
@@ -121,50 +125,55 @@ impl Trace {
     }
 }
 
-/// What a handshake takes.
+/// awc's connector, with the trace of the one ping that is under way.
 #[derive(Clone)]
-pub struct Tls {
-    /// Makes the handshake.
-    pub connector: TlsConnector,
-    /// The name that ponger's certificate must be for.
-    pub name: ServerName<'static>,
-    /// Our identity, of this moment.
-    pub current: Current,
-}
-
-/// awc's connector, and the notes on the one ping that is under way.
-#[derive(Clone)]
-pub struct Wire(Rc<Inner>);
+pub struct PingConnector(Rc<Inner>);
 
 struct Inner {
     host: String,
     port: u16,
-    tls: Option<Tls>,
+    tls: Option<ConnectorTls>,
     connect_timeout: Duration,
     trace: RefCell<Trace>,
 }
 
-impl fmt::Debug for Wire {
+/// What a handshake needs.
+#[derive(Clone, Debug)]
+pub struct ConnectorTls {
+    /// The configuration of the handshake, where it is not the identity's own.
+    pub config: Option<Arc<ClientConfig>>,
+    /// Our identity, and ponger's expected name.
+    pub identity: IdentityWatch<ClientTls>,
+    /// The time by which certificates are verified.
+    pub clock: Clock,
+}
+
+impl fmt::Debug for PingConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire")
+        f.debug_struct("PingConnector")
             .field("host", &self.0.host)
             .field("port", &self.0.port)
             .finish_non_exhaustive()
     }
 }
 
-impl Wire {
-    /// The way to `host` and `port`, by TLS unless `tls` is `None`.
-    pub fn new(host: String, port: u16, tls: Option<Tls>, connect_timeout: Duration) -> Self {
+impl PingConnector {
+    /// Connects to `host` and `port`, by TLS unless `tls` is `None`.
+    pub fn new(
+        host: String,
+        port: u16,
+        tls: Option<ConnectorTls>,
+        connect_timeout: Duration,
+    ) -> Self {
         Self(Rc::new(Inner { host, port, tls, connect_timeout, trace: RefCell::default() }))
     }
 
-    /// Begins the notes on a new ping.
+    /// Begins the trace of a new ping.
     pub fn begin(&self) {
         *self.0.trace.borrow_mut() = Trace::default();
     }
 
-    /// The notes on the ping under way, or on the last one.
+    /// The trace of the ping under way, or of the last one.
     pub fn trace(&self) -> Trace {
         let mut trace = self.0.trace.borrow_mut();
         trace.leave();
@@ -173,7 +182,7 @@ impl Wire {
 
     async fn connect(self) -> Result<Stream, Failure> {
         let inner = &self.0;
-        // A kept connection that turned out to be dead is not this ping's failure.
+        // That a kept connection turned out to be closed is not this ping's failure.
         *inner.trace.borrow_mut() = Trace::default();
         inner.trace.borrow_mut().enter(Phase::Resolve);
         let addresses = self.resolve().await?;
@@ -181,23 +190,29 @@ impl Wire {
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
         let _ = tcp.set_nodelay(true);
-        let mut facts = Facts { address: tcp.peer_addr().ok(), ..Facts::default() };
-        let Some(Tls { connector, name, current }) = &inner.tls else {
-            inner.trace.borrow_mut().facts = Some(facts.clone());
-            return Ok(Stream { kind: Kind::Plain(tcp), facts, wire: self });
+        let mut info = ConnectionInfo { address: tcp.peer_addr().ok(), ..ConnectionInfo::default() };
+        let Some(tls) = &inner.tls else {
+            inner.trace.borrow_mut().info = Some(info.clone());
+            return Ok(Stream { kind: Kind::Plain(tcp), info, connector: self });
         };
         inner.trace.borrow_mut().enter(Phase::Tls);
-        let own = current.get();
-        let tls = connector
-            .connect(name.clone(), tcp)
+        let used = tls.identity.current();
+        let config = tls.config.as_ref().unwrap_or(&used.tls.config);
+        let stream = TlsConnector::from(Arc::clone(config))
+            .connect(used.tls.server_name.clone(), tcp)
             .await
-            .map_err(|error| Failure::of_stream("ponger", &error))?;
-        let connection = tls.get_ref().1;
-        facts.session = Some(Session::of(connection));
-        facts.credentials = Credentials::new(connection.peer_certificates(), &own);
+            .map_err(|error| classify::from_io("ponger", &error))?;
+        let connection = stream.get_ref().1;
+        info.handshake = Some(HandshakeInfo::from_connection(connection));
+        info.credentials = Some(Rc::new(ConnectionCredentials::new(
+            connection.peer_certificates().unwrap_or_default(),
+            &used,
+            tls.identity.clone(),
+            tls.clock.clone(),
+        )));
         inner.trace.borrow_mut().leave();
-        inner.trace.borrow_mut().facts = Some(facts.clone());
-        Ok(Stream { kind: Kind::Tls(Box::new(tls)), facts, wire: self })
+        inner.trace.borrow_mut().info = Some(info.clone());
+        Ok(Stream { kind: Kind::Tls(Box::new(stream)), info, connector: self })
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
@@ -214,26 +229,26 @@ impl Wire {
         if addresses.is_empty() { Err(failed(&"the name has no address")) } else { Ok(addresses) }
     }
 
-    /// Tries each address in turn, and names each that failed.
+    /// Tries each address in turn, and records each that failed.
     async fn connect_any(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
         let mut reason = FailureReason::ConnectFailed;
         for address in addresses {
             let failure = match timeout(self.0.connect_timeout, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => Failure::of_connect(*address, &error),
+                Ok(Err(error)) => Failure::from_connect(*address, &error),
                 Err(_) => Failure::new(
                     FailureReason::ConnectTimeout,
                     format!("{address}: no answer in {:?}", self.0.connect_timeout),
                 ),
             };
             reason = failure.reason;
-            self.0.trace.borrow_mut().tried.push(failure.cause);
+            self.0.trace.borrow_mut().failed_attempts.push(failure.cause);
         }
-        Err(Failure::new(reason, self.0.trace.borrow().tried.join("; ")))
+        Err(Failure::new(reason, self.0.trace.borrow().failed_attempts.join("; ")))
     }
 }
 
-impl Service<ConnectInfo<Uri>> for Wire {
+impl Service<ConnectInfo<Uri>> for PingConnector {
     type Response = Connection<Uri, Stream>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
@@ -241,13 +256,13 @@ impl Service<ConnectInfo<Uri>> for Wire {
     actix_service::always_ready!();
 
     fn call(&self, request: ConnectInfo<Uri>) -> Self::Future {
-        let wire = self.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            match wire.clone().connect().await {
+            match connector.clone().connect().await {
                 Ok(stream) => Ok(Connection::new(request.request().clone(), stream)),
                 Err(failure) => {
                     let error = io::Error::other(failure.clone());
-                    wire.0.trace.borrow_mut().fail(failure);
+                    connector.0.trace.borrow_mut().fail(failure);
                     Err(ConnectError::Io(error))
                 }
             }
@@ -255,11 +270,11 @@ impl Service<ConnectInfo<Uri>> for Wire {
     }
 }
 
-/// A connection to ponger, which notes when it is written to and read from, and what fails.
+/// A connection to ponger, which traces when it is written to and read from, and what fails.
 pub struct Stream {
     kind: Kind,
-    facts: Facts,
-    wire: Wire,
+    info: ConnectionInfo,
+    connector: PingConnector,
 }
 
 enum Kind {
@@ -269,7 +284,7 @@ enum Kind {
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("Stream").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
@@ -282,7 +297,7 @@ impl Stream {
     }
 
     fn fail(&self, error: &io::Error) {
-        self.wire.0.trace.borrow_mut().fail(Failure::of_stream("ponger", error));
+        self.connector.0.trace.borrow_mut().fail(classify::from_io("ponger", error));
     }
 
     fn poll_raw_read(
@@ -308,7 +323,7 @@ impl AsyncRead for Stream {
         match &read {
             Poll::Ready(Err(error)) => self.fail(error),
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                let mut trace = self.wire.0.trace.borrow_mut();
+                let mut trace = self.connector.0.trace.borrow_mut();
                 if trace.phase == Phase::Processing {
                     trace.enter(Phase::Transfer);
                 }
@@ -326,10 +341,10 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         {
-            let mut trace = self.wire.0.trace.borrow_mut();
-            if trace.facts.is_none() {
-                trace.kept = true;
-                trace.facts = Some(self.facts.clone());
+            let mut trace = self.connector.0.trace.borrow_mut();
+            if trace.info.is_none() {
+                trace.reused = true;
+                trace.info = Some(self.info.clone());
             }
             if !matches!(trace.phase, Phase::Processing | Phase::Transfer) {
                 trace.enter(Phase::Processing);
@@ -340,7 +355,7 @@ impl AsyncWrite for Stream {
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         if let Poll::Ready(Err(error)) = &written {
-            // A server that refuses us in TLS 1.3 may have said why and gone, before we wrote.
+            // In TLS 1.3, a server that rejects us may have sent an alert and closed before we wrote.
             let mut scratch = [0; 64];
             if let Poll::Ready(Err(alert)) = self.poll_raw_read(cx, &mut ReadBuf::new(&mut scratch))
             {

@@ -1,20 +1,20 @@
-//! pinger sends `GET /ping` after a random pause, for ever, and says which part of the way broke.
+//! pinger sends `GET /ping` after a random pause, for ever, and reports which phase failed.
 //!
-//! - [`config`]: its keys, and which of them exclude each other
-//! - [`application`]: bind, reveal the port, run until asked to stop
-//! - [`wire`]: the way to ponger: resolve, connect, TLS; each timed, each failure judged
-//! - [`ping`]: one ping: request, response, judgement
-//! - [`record`]: what becomes of each ping: log, metrics, summary
-//! - [`stranger`]: proves again and again that strangers are refused
+//! - [`config`]: configuration keys, and which of them conflict
+//! - [`startup`]: bind, reveal the port, run until asked to stop
+//! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
+//! - [`client`]: one ping: request, response, and its outcome
+//! - [`record`]: log, metrics and summary of pings
+//! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
 
-pub mod startup;
-pub mod config;
 pub mod client;
+pub mod config;
+pub mod connector;
 pub mod record;
 pub mod rejection_probe;
-pub mod connector;
+pub mod startup;
 
-pub use self::{startup::Application, config::Config};
+pub use self::{config::Config, startup::Application};
 
 /// The service's name, in logs, metrics and environment variables.
 pub const NAME: &str = "pinger";

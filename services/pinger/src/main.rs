@@ -1,31 +1,28 @@
-//! pinger's story: read the configuration, prove who we are, ping until asked to stop, sum up.
+//! pinger: read the configuration, load the certificates, ping until asked to stop, sum up.
 
 use std::process::ExitCode;
 
-use chassis::{cli::Cli, signals::Stop, telemetry, error};
+use chassis::{cli::Cli, error, signals::Signals, telemetry};
 use pinger::{Application, Config, NAME};
 
 #[actix_web::main]
 async fn main() -> ExitCode {
-    let cli = Cli::of(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
-    match run(&cli).await {
+    match run().await {
         Ok(code) => code,
         Err(error) => error::exit_with(NAME, &error),
     }
 }
 
-async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+async fn run() -> anyhow::Result<ExitCode> {
+    let signals = Signals::install()?;
+    let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     let config = Config::load(&cli.config)?;
     if cli.check_config {
-        config.check()?;
-        println!(
-            "{} is good, and so are the certificates and keys that it names",
-            cli.config.display()
-        );
+        config.preflight()?;
+        println!("{}", cli.valid_message());
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::init(&config.log);
-    let stop = Stop::listen()?;
-    let summary = Application::build(&config, &cli.config)?.run_until_stopped(stop).await?;
+    let summary = Application::build(&config)?.run_until_stopped(signals).await?;
     Ok(summary.exit_code())
 }

@@ -1,19 +1,24 @@
-//! What becomes of each ping: a line in the log, metrics, and a place in the summary.
+//! Records pings: a line in the log, metrics, and the summary.
 
 use std::{collections::BTreeMap, fmt, process::ExitCode, time::Duration};
 
 use chassis::{
-    metrics::{HandshakeMetrics, IdentityMetrics, Metrics},
     failure::{Failure, FailureReason},
-    tls::{expiry::Warner, reload::Current, session::Session},
+    metrics::Metrics,
+    tls::{
+        clock::Clock,
+        expiry::ExpiryMonitor,
+        metrics::{HandshakeMetrics, IdentityMetrics},
+    },
 };
 use hdrhistogram::Histogram;
 use prometheus::{HistogramVec, IntCounterVec};
-use tracing::Level;
+use tracing::{Level, field::display};
 
 use crate::{
     client::Outcome,
-    connector::{Facts, Phase},
+    config::Config,
+    connector::{Phase, Trace},
 };
 
 /// Records pings.
@@ -24,24 +29,19 @@ pub struct Recorder {
     phases: HistogramVec,
     handshakes: HandshakeMetrics,
     identity: IdentityMetrics,
-    current: Option<Current>,
-    expiry: Warner,
+    /// The expected SPIFFE ID of ponger, or `other` if any will do.
+    peer_label: String,
+    expiry: ExpiryMonitor,
+    clock: Clock,
     summary: Summary,
 }
 
 impl Recorder {
-    /// Registers the metrics of pings. `warn_before` is how long before its end ponger's certificate
-    /// is warned about.
-    pub fn new(
-        metrics: &Metrics,
-        identity: IdentityMetrics,
-        current: Option<Current>,
-        warn_before: Option<Duration>,
-        stop_after: u32,
-    ) -> Self {
-        let pings = metrics.counters(
+    /// Registers the metrics of pings.
+    pub fn new(metrics: &Metrics, identity: IdentityMetrics, config: &Config, clock: Clock) -> Self {
+        let pings = metrics.int_counter_vec(
             "pinger_pings_total",
-            "Pings, by their result: `pong`, or why they were lost.",
+            "Pings, by result: `pong`, or the reason for the loss.",
             &["result"],
         );
         pings.with_label_values(&["pong"]);
@@ -50,27 +50,29 @@ impl Recorder {
         }
         Self {
             pings,
-            durations: metrics.seconds_by(
+            durations: metrics.histogram_vec(
                 "pinger_ping_duration_seconds",
-                "Time from a ping's beginning to its pong or its loss.",
+                "Time from the start of a ping to its pong or its loss.",
                 &["result"],
             ),
-            phases: metrics.seconds_by(
+            phases: metrics.histogram_vec(
                 "pinger_phase_duration_seconds",
-                "Time that a ping spent in a phase, by the kind of its handshake; `kept` had its connection before.",
+                "Time that a ping spent in a phase, by the kind of its handshake: `full`, `reused` on a kept connection, or `none`.",
                 &["phase", "kind"],
             ),
             handshakes: HandshakeMetrics::new(metrics),
             identity,
-            current,
-            expiry: Warner::new(warn_before),
-            summary: Summary::new(stop_after),
+            peer_label: config.ponger.server_id.clone().unwrap_or_else(|| "other".into()),
+            expiry: ExpiryMonitor::new(config.identity.expiry_warning.map(|warning| warning.0)),
+            clock,
+            summary: Summary::new(config.count),
         }
     }
 
     /// Records one ping.
     pub fn record(&mut self, seq: u64, outcome: &Outcome) {
         self.measure(outcome);
+        self.summary.add(outcome);
         match &outcome.result {
             Ok(()) => log_pong(seq, outcome),
             Err(failure) => tracing::warn!(
@@ -78,82 +80,79 @@ impl Recorder {
                 reason = failure.reason.label(),
                 cause = failure.cause,
                 phase = outcome.trace.phase.label(),
-                ms = millis(outcome.duration),
+                latency_ms = millis(outcome.duration),
                 "Lost ping"
             ),
         }
     }
 
     fn measure(&mut self, outcome: &Outcome) {
-        let label =
-            outcome.result.as_ref().map_or_else(|failure| failure.reason.label(), |()| "pong");
+        let (label, result) = match &outcome.result {
+            Ok(()) => ("pong", "pong"),
+            Err(failure) => (failure.reason.label(), "lost"),
+        };
         self.pings.with_label_values(&[label]).inc();
-        let result = if outcome.result.is_ok() { "pong" } else { "lost" };
         self.durations.with_label_values(&[result]).observe(outcome.duration.as_secs_f64());
         let trace = &outcome.trace;
-        let session = trace.facts.as_ref().and_then(|facts| facts.session);
-        let kind = match session {
-            _ if trace.kept => "kept",
-            Some(session) => session.kind,
-            None => "none",
-        };
+        let kind = kind(trace);
         for (phase, time) in &trace.times {
             self.phases.with_label_values(&[phase.label(), kind]).observe(time.as_secs_f64());
         }
+        let handshake = trace.info.as_ref().and_then(|info| info.handshake);
         if let Err(Failure { reason, .. }) = &outcome.result
             && (trace.phase == Phase::Tls || *reason == FailureReason::TlsRefusedByPeer)
         {
-            // In TLS 1.3 a client learns of its refusal only when it reads the answer.
-            self.handshakes.failed(*reason);
-        } else if let Some(session) = session.filter(|_| !trace.kept) {
-            let names =
-                trace.facts.as_ref().and_then(|facts| facts.credentials.names()?.as_deref().ok());
-            let peer = self.current.as_ref().map_or("none".to_owned(), |current| {
-                current.get().label(names.unwrap_or_default())
-            });
-            self.handshakes.done(&session, &peer);
+            // In TLS 1.3 a client learns that it was rejected only when it reads the response.
+            self.handshakes.record_failure(*reason);
+        } else if let Some(handshake) = handshake.filter(|_| !trace.reused) {
+            self.handshakes.record_success(&handshake, &self.peer_label);
         }
-        if let Some((not_before, not_after)) =
-            trace.facts.as_ref().and_then(|facts| facts.credentials.leaf_validity())
-        {
-            self.identity.peer(not_after);
-            self.expiry.look("ponger's", not_before, not_after);
+        let credentials = trace.info.as_ref().and_then(|info| info.credentials.as_ref());
+        if let Some(validity) = credentials.and_then(|credentials| credentials.peer_validity()) {
+            self.identity.record_peer(validity.not_after);
+            let now = self.clock.now();
+            self.expiry.check("ponger's", validity.not_before, validity.not_after, now);
         }
-        self.summary.add(outcome);
     }
 
-    /// What the pings have come to.
+    /// The summary of all pings.
     pub fn into_summary(self) -> Summary {
         self.summary
     }
 }
 
+fn kind(trace: &Trace) -> &'static str {
+    let handshake = trace.info.as_ref().and_then(|info| info.handshake);
+    match handshake {
+        _ if trace.reused => "reused",
+        Some(handshake) => handshake.kind,
+        None => "none",
+    }
+}
+
 fn log_pong(seq: u64, outcome: &Outcome) {
-    let ms = millis(outcome.duration);
+    let latency_ms = millis(outcome.duration);
     if !tracing::enabled!(Level::DEBUG) {
-        tracing::info!(seq, ms, "Got pong");
+        tracing::info!(seq, latency_ms, "Got pong");
         return;
     }
-    let Facts { address, session, credentials } = outcome.trace.facts.clone().unwrap_or_default();
-    let Session { version, cipher, group, kind } =
-        session.unwrap_or(Session { version: "none", cipher: "none", group: "none", kind: "none" });
+    let trace = &outcome.trace;
+    let info = trace.info.clone().unwrap_or_default();
+    let peer = info.credentials.and_then(|credentials| credentials.peer_ids()?.ok());
+    let handshake = info.handshake.as_ref();
     let phase = |wanted| {
         let of = |(phase, time): &(Phase, Duration)| (*phase == wanted).then(|| millis(*time));
-        outcome.trace.times.iter().find_map(of)
+        trace.times.iter().find_map(of)
     };
     tracing::info!(
         seq,
-        ms,
-        address = address.map(tracing::field::display),
-        peer = credentials
-            .names()
-            .and_then(|names| names.as_ref().ok()?.first())
-            .map(tracing::field::display),
-        version,
-        cipher,
-        group,
-        kind,
-        kept = outcome.trace.kept,
+        latency_ms,
+        address = info.address.map(display),
+        peer = peer.as_ref().and_then(|ids| ids.first()).map(display),
+        version = handshake.map(|handshake| handshake.version),
+        cipher = handshake.map(|handshake| handshake.cipher),
+        group = handshake.map(|handshake| handshake.group),
+        kind = kind(trace),
         resolve_ms = phase(Phase::Resolve),
         connect_ms = phase(Phase::Connect),
         tls_ms = phase(Phase::Tls),
@@ -162,32 +161,32 @@ fn log_pong(seq: u64, outcome: &Outcome) {
     );
 }
 
-/// Milliseconds with three decimals, as people read them.
+/// Milliseconds with three decimals.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// What all pings together have come to.
+/// The summary of all pings.
 #[derive(Clone, Debug)]
 pub struct Summary {
     pongs: u64,
     lost: BTreeMap<FailureReason, u64>,
-    /// Microseconds that pongs took. Of fixed size, however long pinger runs.
-    times: Histogram<u32>,
+    /// Latencies of pongs in microseconds, in a histogram of fixed size.
+    latencies: Histogram<u32>,
     stop_after: u32,
 }
 
 impl Summary {
     fn new(stop_after: u32) -> Self {
-        let times = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds in order");
-        Self { pongs: 0, lost: BTreeMap::new(), times, stop_after }
+        let latencies = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
+        Self { pongs: 0, lost: BTreeMap::new(), latencies, stop_after }
     }
 
     fn add(&mut self, outcome: &Outcome) {
         match &outcome.result {
             Ok(()) => {
                 self.pongs += 1;
-                self.times.saturating_record(
+                self.latencies.saturating_record(
                     u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
                 );
             }
@@ -200,7 +199,7 @@ impl Summary {
         self.pongs + self.lost()
     }
 
-    /// How many pings came back.
+    /// How many pongs came back.
     pub fn pongs(&self) -> u64 {
         self.pongs
     }
@@ -226,7 +225,7 @@ impl fmt::Display for Summary {
         }
         if self.pongs > 0 {
             let ms = |quantile| {
-                Duration::from_micros(self.times.value_at_quantile(quantile)).as_secs_f64() * 1e3
+                Duration::from_micros(self.latencies.value_at_quantile(quantile)).as_secs_f64() * 1e3
             };
             write!(f, "; median {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99))?;
         }

@@ -1,234 +1,184 @@
-//! Proves again and again that strangers are refused.
+//! Verifies again and again that ponger rejects untrusted clients.
 //!
-//! pinger knocks at ponger's door as nobody: once without a certificate, once with one that it has
-//! made for the purpose, in memory, with its own name in it and nobody's word behind it. Whoever
-//! answers `pong` to that does not verify its clients.
-//!
-//! **Why the certificate is built here.** A library that makes certificates would bring a
-//! certificate authority's code into a service that must not have it, and a fixed test identity
-//! would put a private key into git. What is needed is one self-signed certificate of one shape,
-//! so it is written out, field by field, after RFC 5280 section 4.1.
+//! pinger pings with credentials that must be rejected: without a certificate, and with its own
+//! certificate, one bit of whose signature is flipped. The second proves that ponger verifies
+//! signatures, and needs no CA code, no fixed key and no second identity in pinger.
 
 use std::sync::Arc;
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
-};
 use chassis::{
-    config::MinTlsVersion,
     failure::FailureReason,
-    tls::{client, reload::Current, provider},
+    metrics::Metrics,
+    readiness::Readiness,
+    tls::{cert::OwnCertificate, client::ClientTls},
 };
 use prometheus::IntCounterVec;
-use rustls::{
-    ClientConfig, SignatureAlgorithm, SignatureScheme,
-    client::ResolvesClientCert,
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer},
-    sign::CertifiedKey,
-};
+use rustls::{ClientConfig, pki_types::CertificateDer, sign::CertifiedKey};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
-use crate::client::Outcome;
+use crate::{client::Outcome, config::RejectionProbe, startup::PingClientFactory};
 
-/// Whom pinger pretends to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stranger {
-    /// Someone who shows no certificate.
+/// The reason for which pinger is not ready after a failed probe.
+const NOT_READY: &str = "ponger accepted an untrusted client";
+
+/// A credential that ponger must reject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
+pub enum ProbeCredential {
     NoCertificate,
-    /// Someone whose certificate nobody vouches for.
-    SelfSigned,
+    InvalidSignature,
 }
 
-impl Stranger {
-    /// Every stranger.
-    pub const ALL: [Self; 2] = [Self::NoCertificate, Self::SelfSigned];
+impl ProbeCredential {
+    /// Every credential.
+    pub const ALL: [Self; 2] = [Self::NoCertificate, Self::InvalidSignature];
 
-    /// The name that stands in logs and labels.
+    /// The name in logs and labels.
     pub const fn label(self) -> &'static str {
         match self {
             Self::NoCertificate => "no_certificate",
-            Self::SelfSigned => "self_signed",
+            Self::InvalidSignature => "invalid_signature",
         }
     }
 
-    /// A configuration that verifies ponger as always, and presents this stranger.
-    ///
-    /// # Errors
-    /// When the cryptography does not do its part.
-    pub fn config(self, current: &Current, oldest: MinTlsVersion) -> anyhow::Result<ClientConfig> {
-        let leaf = match self {
-            Self::NoCertificate => None,
-            Self::SelfSigned => {
-                let name = current
-                    .get()
-                    .leaf
-                    .as_ref()
-                    .and_then(|leaf| leaf.facts.names.uris.first().cloned());
-                let name =
-                    name.unwrap_or_else(|| "spiffe://cluster.local/ns/nowhere/sa/stranger".into());
-                Some(Arc::new(self_signed(&name)?))
+    /// A configuration that verifies ponger as always, and presents this credential; `None` where it
+    /// cannot be made, since pinger has no certificate of its own.
+    pub fn client_config(
+        self,
+        tls: &ClientTls,
+        own: Option<&OwnCertificate>,
+    ) -> Option<ClientConfig> {
+        match self {
+            Self::NoCertificate => Some(tls.config_presenting(None)),
+            Self::InvalidSignature => {
+                let certified = own.and_then(|own| with_invalid_signature(&own.certified))?;
+                Some(tls.config_presenting(Some(Arc::new(certified))))
             }
-        };
-        Ok(client::config_presenting(current, oldest, Arc::new(Presents(leaf)))?)
+        }
     }
 }
 
-/// What came of knocking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Refused, as it must be.
-    Refused,
-    /// Let in.
-    Accepted,
-    /// ponger could not be asked.
-    Unknown,
+/// `certified` with the last bit of the leaf's signature flipped: the signature is the last field of
+/// a certificate (RFC 5280, 4.1).
+fn with_invalid_signature(certified: &CertifiedKey) -> Option<CertifiedKey> {
+    let mut chain = certified.cert.clone();
+    let mut leaf = chain.first()?.to_vec();
+    *leaf.last_mut()? ^= 1;
+    chain[0] = CertificateDer::from(leaf);
+    Some(CertifiedKey::new(chain, Arc::clone(&certified.key)))
 }
 
-impl Answer {
-    /// Judges the outcome of a stranger's ping.
-    pub fn of(outcome: &Outcome) -> Self {
+/// What a probe has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// ponger rejected the credential, as it must.
+    Rejected,
+    /// ponger accepted it.
+    Accepted,
+    /// Neither is proved.
+    Inconclusive,
+}
+
+impl ProbeResult {
+    /// The result that a probe's outcome proves.
+    ///
+    /// A rejection counts only if it came from ponger: after a handshake in which its certificate was
+    /// verified. An alert or a reset before that may come from anyone.
+    pub fn from_outcome(outcome: &Outcome) -> Self {
+        let handshake_done =
+            outcome.trace.info.as_ref().is_some_and(|info| info.handshake.is_some());
         match outcome.result.as_ref().map_err(|failure| failure.reason) {
-            // Any answer but 403 comes from behind the door.
+            _ if !handshake_done => Self::Inconclusive,
+            // Any response but 403 comes from behind the authorization.
             Ok(()) | Err(FailureReason::Status | FailureReason::Body) => Self::Accepted,
-            Err(FailureReason::TlsRefusedByPeer | FailureReason::Denied) => Self::Refused,
-            Err(_) => Self::Unknown,
+            Err(FailureReason::TlsRefusedByPeer | FailureReason::Denied) => Self::Rejected,
+            Err(_) => Self::Inconclusive,
         }
     }
 
-    /// The name that stands in logs and labels.
+    /// The name in logs and labels.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Refused => "refused",
+            Self::Rejected => "rejected",
             Self::Accepted => "accepted",
-            Self::Unknown => "unknown",
+            Self::Inconclusive => "inconclusive",
         }
     }
 }
 
-/// Counts what came of `stranger`'s knocking, and says so if it was let in.
-pub fn record(checks: &IntCounterVec, stranger: Stranger, outcome: &Outcome) -> Answer {
-    let answer = Answer::of(outcome);
-    checks.with_label_values(&[stranger.label(), "refused", answer.label()]).inc();
+/// Counts probes.
+#[derive(Clone, Debug)]
+pub struct ProbeMetrics(IntCounterVec);
+
+impl ProbeMetrics {
+    /// Registers the metric.
+    pub fn new(metrics: &Metrics) -> Self {
+        let probes = metrics.int_counter_vec(
+            "pinger_rejection_probes_total",
+            "Pings with a credential that ponger must reject, by credential and result.",
+            &["credential", "result"],
+        );
+        for credential in ProbeCredential::ALL {
+            for result in [ProbeResult::Rejected, ProbeResult::Accepted, ProbeResult::Inconclusive] {
+                probes.with_label_values(&[credential.label(), result.label()]);
+            }
+        }
+        Self(probes)
+    }
+
+    fn record(&self, credential: ProbeCredential, result: ProbeResult) {
+        self.0.with_label_values(&[credential.label(), result.label()]).inc();
+    }
+}
+
+/// Sends probes for ever, every `rejectionProbe.interval`.
+pub async fn run_rejection_probes(
+    clients: PingClientFactory,
+    settings: RejectionProbe,
+    metrics: ProbeMetrics,
+    readiness: Readiness,
+) {
+    loop {
+        sleep(settings.interval.0).await;
+        let mut results = Vec::new();
+        for credential in &settings.credentials {
+            let Some(client) = clients.probe_client(*credential) else { continue };
+            let outcome = client.ping().await;
+            let result = ProbeResult::from_outcome(&outcome);
+            metrics.record(*credential, result);
+            log(*credential, result, &outcome);
+            results.push(result);
+        }
+        // An inconclusive probe changes nothing that was known.
+        if results.contains(&ProbeResult::Accepted) {
+            readiness.set(NOT_READY, settings.not_ready);
+        } else if results.iter().all(|result| *result == ProbeResult::Rejected) {
+            readiness.set(NOT_READY, false);
+        }
+    }
+}
+
+fn log(credential: ProbeCredential, result: ProbeResult, outcome: &Outcome) {
+    let credential = credential.label();
     let failure = outcome.result.as_ref().err();
-    match answer {
-        Answer::Accepted => tracing::error!(
-            stranger = stranger.label(),
-            "A stranger was let in: ponger does not refuse clients that nobody vouches for"
+    let cause = failure.map(|failure| failure.cause.as_str());
+    match result {
+        ProbeResult::Accepted => tracing::error!(
+            credential,
+            "Rejection probe failed: ponger accepted an untrusted client"
         ),
-        Answer::Unknown => tracing::warn!(
-            stranger = stranger.label(),
+        ProbeResult::Inconclusive => tracing::warn!(
+            credential,
             reason = failure.map(|failure| failure.reason.label()),
-            cause = failure.map(|failure| failure.cause.as_str()),
-            "Whether strangers are refused could not be found out"
+            cause,
+            "Rejection probe inconclusive"
         ),
-        Answer::Refused => tracing::debug!(stranger = stranger.label(), "A stranger was refused"),
-    }
-    answer
-}
-
-#[derive(Debug)]
-struct Presents(Option<Arc<CertifiedKey>>);
-
-impl ResolvesClientCert for Presents {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.clone()
-    }
-
-    fn has_certs(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
-/// A certificate for `uri`, signed by its own new P-256 key.
-///
-/// # Errors
-/// When the cryptography does not do its part.
-pub fn self_signed(uri: &str) -> anyhow::Result<CertifiedKey> {
-    // ecdsa-with-SHA256, 1.2.840.10045.4.3.2 (RFC 5758).
-    let algorithm = der(0x30, &[&der(0x06, &[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]])]);
-    // commonName, 2.5.4.3.
-    let common_name = der(0x30, &[&der(0x06, &[&[0x55, 0x04, 0x03]]), &der(0x0c, &[b"stranger"])]);
-    let name = der(0x30, &[&der(0x31, &[&common_name])]);
-    // RFC 5280 section 4.1.2.5: 99991231235959Z says that there is no well-defined end.
-    let validity = der(0x30, &[&der(0x17, &[b"200101000000Z"]), &der(0x18, &[b"99991231235959Z"])]);
-    // subjectAltName, 2.5.29.17, with one uniformResourceIdentifier.
-    let names = der(0x30, &[&der(0x86, &[uri.as_bytes()])]);
-    let extension = der(0x30, &[&der(0x06, &[&[0x55, 0x1d, 0x11]]), &der(0x04, &[&names])]);
-    let extensions = der(0xa3, &[&der(0x30, &[&extension])]);
-
-    let pkcs8 =
-        EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())?;
-    let key = provider()
-        .key_provider
-        .load_private_key(PrivatePkcs8KeyDer::from(pkcs8.as_ref().to_vec()).into())?;
-    anyhow::ensure!(key.algorithm() == SignatureAlgorithm::ECDSA, "a P-256 key");
-    let public = key.public_key().ok_or_else(|| anyhow::anyhow!("the key has no public half"))?;
-    let to_sign = der(
-        0x30,
-        &[
-            &der(0xa0, &[&der(0x02, &[&[2]])]),
-            &der(0x02, &[&[1]]),
-            &algorithm,
-            &name,
-            &validity,
-            &name,
-            &public,
-            &extensions,
-        ],
-    );
-    let signer = key
-        .choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])
-        .ok_or_else(|| anyhow::anyhow!("the key signs by another scheme"))?;
-    let signature = der(0x03, &[&[0], &signer.sign(&to_sign)?]);
-    let certificate = CertificateDer::from(der(0x30, &[&to_sign, &algorithm, &signature]));
-    Ok(CertifiedKey::new(vec![certificate], key))
-}
-
-/// One DER element: tag, length, and its parts one after another.
-fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let contents = parts.concat();
-    let length = contents.len();
-    let bytes = length.to_be_bytes();
-    let bytes = &bytes[bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len() - 1)..];
-    let mut element = vec![tag];
-    if length >= 0x80 {
-        element.push(0x80 | u8::try_from(bytes.len()).expect("at most eight bytes"));
-    }
-    element.extend_from_slice(bytes);
-    element.extend(contents);
-    element
-}
-
-#[cfg(test)]
-mod tests {
-    use x509_parser::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn the_strangers_certificate_is_well_formed_signed_by_itself_and_named_as_asked() {
-        // Names of lengths on both sides of DER's short form.
-        for path in ["a".to_owned(), "b".repeat(120), "c".repeat(300)] {
-            let uri = format!("spiffe://cluster.local/{path}");
-            let certified = self_signed(&uri).expect("a certificate");
-            certified.keys_match().expect("its own key");
-            let (rest, certificate) =
-                X509Certificate::from_der(&certified.cert[0]).expect("a certificate");
-            assert!(rest.is_empty());
-            assert!(!certificate.is_ca());
-            let names = chassis::tls::peer_id::Names::of(&certified.cert[0]).expect("names");
-            assert_eq!(names.uris, [uri]);
-            // The signature holds: it is its own root.
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add(certified.cert[0].clone()).expect("a root");
-            rustls::server::WebPkiClientVerifier::builder_with_provider(
-                Arc::new(roots),
-                Arc::clone(provider()),
-            )
-            .build()
-            .expect("a verifier")
-            .verify_client_cert(&certified.cert[0], &[], rustls::pki_types::UnixTime::now())
-            .expect("a good signature");
+        ProbeResult::Rejected => {
+            tracing::debug!(credential, cause, "Rejection probe passed");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,71 +10,92 @@ use actix_rt::time::{sleep, timeout};
 use anyhow::{Context as _, bail};
 use chassis::{
     admin::Admin,
+    metrics::Metrics,
     readiness::Readiness,
-    metrics::{IdentityMetrics, Metrics},
-    signals::{self, Stop},
+    signals::Signals,
     telemetry,
     tls::{
-        client,
-        clock::{Seconds, now, until},
-        reload::{Current, Follower, follow_sources},
-        cert::Purpose,
+        cert::Role,
+        client::ClientTls,
+        clock::Clock,
+        metrics::IdentityMetrics,
+        reload::{IdentityWatch, ReloadHandle, ReloadSettings, spawn_reloader},
     },
-    error::ConfigError,
 };
-use prometheus::IntCounterVec;
+use rustls::ClientConfig;
 
 use crate::{
+    client::PingClient,
     config::{Config, Target},
-    client::{Outcome, Pinger},
+    connector::ConnectorTls,
     record::{Recorder, Summary},
-    rejection_probe::{self, Answer, Stranger},
+    rejection_probe::{ProbeCredential, ProbeMetrics, run_rejection_probes},
 };
 
 /// pinger, bound and not yet running.
 #[derive(Debug)]
 pub struct Application {
     config: Config,
-    target: Target,
     admin: Admin,
-    health: Readiness,
-    identity: Option<(Follower, Current)>,
+    readiness: Readiness,
+    reload: Option<ReloadHandle>,
+    clients: PingClientFactory,
     recorder: Recorder,
-    checks: IntCounterVec,
+    probes: ProbeMetrics,
 }
 
 impl Application {
-    /// Reads and verifies the identity, and binds the admin listener. `file` is where `config` came
-    /// from; ponger's ID is read again with the identity.
+    /// Loads and verifies the certificates, and binds the admin listener.
     ///
     /// # Errors
-    /// When anything cannot be used.
-    pub fn build(config: &Config, file: &Path) -> anyhow::Result<Self> {
-        let target = config.target()?;
+    /// When the configuration, a certificate or an address cannot be used.
+    pub fn build(config: &Config) -> anyhow::Result<Self> {
+        Self::build_with_clock(config, Clock::system())
+    }
+
+    /// As [`Application::build`], verifying certificates by the time of `clock`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn build_with_clock(config: &Config, clock: Clock) -> anyhow::Result<Self> {
         let metrics = Metrics::new(crate::NAME, env!("CARGO_PKG_VERSION"));
         let identity_metrics = IdentityMetrics::new(&metrics);
-        let identity = if config.insecure {
-            None
+        let readiness = Readiness::starting();
+        let (reload, identity) = if config.insecure {
+            (None, None)
         } else {
-            Some(follow_identity(config, file, identity_metrics.clone())?)
+            let settings = ReloadSettings {
+                service: crate::NAME,
+                poll_interval: config.identity.poll_interval.0,
+                expiry_warning: config.identity.expiry_warning.map(|duration| duration.0),
+                clock: clock.clone(),
+            };
+            let (handle, identity) = spawn_reloader(
+                settings,
+                config.sources()?,
+                Role::Client,
+                identity_metrics.clone(),
+                config.tls_builder(&clock)?,
+            )?;
+            readiness.watch_identity(&identity, &clock);
+            (Some(handle), Some(identity))
         };
-        let checks = metrics.counters(
-            "pinger_refusal_checks_total",
-            "Pings as a stranger, by what was expected and what came of it.",
-            &["stranger", "expected", "result"],
-        );
-        for stranger in Stranger::ALL {
-            for answer in [Answer::Refused, Answer::Accepted, Answer::Unknown] {
-                checks.with_label_values(&[stranger.label(), "refused", answer.label()]);
-            }
-        }
-        let current = identity.as_ref().map(|(_, current)| current.clone());
-        let warn_before = config.identity.expiry_warning.map(|span| span.0);
-        let recorder =
-            Recorder::new(&metrics, identity_metrics, current, warn_before, config.count);
-        let health = Readiness::starting();
-        let admin = Admin::bind(&config.metrics, metrics, health.clone())?;
-        Ok(Self { config: config.clone(), target, admin, health, identity, recorder, checks })
+        let admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
+        let clients = PingClientFactory {
+            config: config.clone(),
+            target: config.target()?,
+            identity,
+            clock: clock.clone(),
+        };
+        Ok(Self {
+            admin,
+            readiness,
+            reload,
+            clients,
+            recorder: Recorder::new(&metrics, identity_metrics, config, clock),
+            probes: ProbeMetrics::new(&metrics),
+            config: config.clone(),
+        })
     }
 
     /// Where the admin listener listens.
@@ -85,124 +106,60 @@ impl Application {
         self.admin.address()
     }
 
-    /// Pings until `stop` is asked for, or until there were as many pings as the configuration
-    /// wants. A ping in flight then may end within the drain's time; a second signal ends at once.
+    /// Pings until `signals` ask to stop, or until `count` pings were sent. A ping in flight may then
+    /// end within the drain timeout; a second signal ends at once.
     ///
     /// # Errors
-    /// When the admin listener cannot be used, or a second signal came.
-    pub async fn run_until_stopped(self, mut stop: Stop) -> anyhow::Result<Summary> {
-        let Self { config, target, admin, health, identity, mut recorder, checks } = self;
+    /// When the admin listener cannot be used, or after a second signal.
+    pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<Summary> {
+        let Self { config, admin, readiness, reload, clients, mut recorder, probes } = self;
         let admin_address = admin.address()?;
         let admin = admin.run().context("the admin listener")?;
-        let mut way = Way { config, target, current: None };
-        match identity {
-            Some((follower, current)) => {
-                signals::on_hangup(move || follower.look())?;
-                health.follow(current.clone());
-                way.current = Some(current);
-            }
-            None => {
-                signals::on_hangup(|| {})?;
-                telemetry::remind_of_insecurity();
-            }
+        if let Some(reload) = reload {
+            signals.on_reload(move || reload.reload());
+        } else {
+            telemetry::warn_insecure_periodically();
         }
-        health.set("starting", false);
-        tracing::info!(url = way.config.ponger.url, admin = %admin_address, "Pinging");
+        readiness.set("starting", false);
+        tracing::info!(url = config.ponger.url, admin = %admin_address, "Pinging");
 
-        let pinging = async {
-            if let Some(current) =
-                way.current.clone().filter(|_| !way.config.refusal.interval.0.is_zero())
-            {
-                actix_rt::spawn(knock(
-                    way.config.clone(),
-                    way.target.clone(),
-                    current,
-                    checks,
-                    health.clone(),
-                ));
-            }
-            ping_until_stopped(&mut way, &mut recorder, &mut stop).await
-        };
-        pinging.await?;
+        let settings = config.rejection_probe.clone();
+        let probing = (!settings.interval.0.is_zero()).then(|| {
+            let probes =
+                run_rejection_probes(clients.clone(), settings, probes, readiness.clone());
+            actix_rt::spawn(probes)
+        });
+        let pinging = ping_until_stopped(clients, &config, &mut recorder, &mut signals).await;
+        if let Some(probing) = probing {
+            probing.abort();
+        }
+        pinging?;
         let summary = recorder.into_summary();
         tracing::info!("{summary}");
-        health.set("draining", true);
+        readiness.set("draining", true);
         admin.stop(false).await;
         Ok(summary)
     }
 }
 
-/// The way to ponger, renewed when the identity is.
-struct Way {
-    config: Config,
-    target: Target,
-    current: Option<Current>,
-}
-
-impl Way {
-    fn pinger(&mut self) -> anyhow::Result<Pinger> {
-        let tls = match &mut self.current {
-            Some(current) => {
-                current.mark_seen();
-                let config = client::config(current, self.config.ponger.min_tls_version)?;
-                Some((config, current.clone()))
-            }
-            None => None,
-        };
-        Ok(Pinger::new(&self.target, tls, &self.config))
-    }
-
-    /// Waits until the connection that `pinger` keeps may no longer be used: the identity was
-    /// replaced, or what the connection was opened with does not hold for as long as a ping may take.
-    async fn outdated(&mut self, pinger: &Pinger) {
-        let (Some(current), Some(name)) = (&mut self.current, &self.target.tls) else {
-            return std::future::pending().await;
-        };
-        let kept = pinger.credentials();
-        loop {
-            if current.has_changed() {
-                return;
-            }
-            let last_moment = now() + seconds(self.config.timeout.0);
-            let identity = current.get();
-            let pause = match &kept {
-                Some(kept) if !kept.hold_for_server(&identity, name, last_moment) => return,
-                Some(kept) => {
-                    until(kept.next_change(&identity, last_moment) - (last_moment - now()))
-                }
-                None => Duration::MAX,
-            };
-            // A sleep does not see that the clock was set, so it is never a long one.
-            tokio::select! {
-                () = current.changed() => return,
-                () = sleep(pause.clamp(Duration::from_millis(20), Duration::from_secs(60))) => {}
-            }
-        }
-    }
-}
-
-/// Whole seconds, rounded up.
-fn seconds(duration: Duration) -> Seconds {
-    Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX / 4).saturating_add(1)
-}
-
 async fn ping_until_stopped(
-    way: &mut Way,
+    mut clients: PingClientFactory,
+    config: &Config,
     recorder: &mut Recorder,
-    stop: &mut Stop,
+    signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let mut pinger = way.pinger()?;
+    let mut client = clients.client();
     let mut seq = 0;
-    while way.config.count == 0 || seq < u64::from(way.config.count) {
-        let pause = sleep(way.config.interval.0.mul_f64(rand::random()));
+    while config.count == 0 || seq < u64::from(config.count) {
+        let pause = sleep(config.interval.0.mul_f64(rand::random()));
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                // Before a ping that is due: it must not take a connection that is not to be used.
+                // In this order: a ping that is due must not use a stale connection.
                 biased;
-                () = way.outdated(&pinger), if pinger.keeps() => pinger = way.pinger()?,
+                () = clients.until_stale(&client), if client.keep_alive() => client = clients.client(),
                 () = &mut pause => break,
-                signal = stop.requested() => {
+                signal = signals.stop() => {
                     tracing::info!(signal, "Stopping");
                     return Ok(());
                 }
@@ -210,18 +167,18 @@ async fn ping_until_stopped(
         }
         seq += 1;
         tracing::info!(seq, "Sent ping");
-        let began = Instant::now();
-        let ping = pinger.ping();
+        let start = Instant::now();
+        let ping = client.ping();
         tokio::pin!(ping);
-        let outcome: Outcome = tokio::select! {
+        let outcome = tokio::select! {
             outcome = &mut ping => outcome,
-            signal = stop.requested() => {
+            signal = signals.stop() => {
                 tracing::info!(signal, "Stopping: waiting for the ping in flight");
                 let outcome = tokio::select! {
-                    outcome = timeout(way.config.drain_timeout.0, &mut ping) => outcome,
-                    signal = stop.requested() => bail!("a second {signal}: stopped without waiting for the ping in flight"),
+                    outcome = timeout(config.drain_timeout.0, &mut ping) => outcome,
+                    signal = signals.stop() => bail!("stopped by a second {signal} with a ping in flight"),
                 };
-                recorder.record(seq, &outcome.unwrap_or_else(|_| pinger.broken_off(began)));
+                recorder.record(seq, &outcome.unwrap_or_else(|_| client.aborted(start)));
                 return Ok(());
             }
         };
@@ -230,43 +187,57 @@ async fn ping_until_stopped(
     Ok(())
 }
 
-/// Knocks as a stranger, again and again.
-async fn knock(
+/// Makes clients of ponger that use the current identity.
+#[derive(Clone, Debug)]
+pub struct PingClientFactory {
     config: Config,
     target: Target,
-    current: Current,
-    checks: IntCounterVec,
-    health: Readiness,
-) {
-    loop {
-        sleep(config.refusal.interval.0).await;
-        let mut answers = Vec::new();
-        for stranger in Stranger::ALL {
-            let tls = match stranger.config(&current, config.ponger.min_tls_version) {
-                Ok(tls) => (tls, current.clone()),
-                Err(error) => {
-                    tracing::error!(%error, stranger = stranger.label(), "A stranger could not be made");
-                    continue;
-                }
-            };
-            let outcome = Pinger::once(&target, Some(tls), &config).ping().await;
-            answers.push(rejection_probe::record(&checks, stranger, &outcome));
-        }
-        // Where it could not be found out, what was known stays.
-        if answers.contains(&Answer::Accepted) {
-            health.set("a stranger was let in", config.refusal.not_ready);
-        } else if answers.iter().all(|answer| *answer == Answer::Refused) {
-            health.set("a stranger was let in", false);
-        }
-    }
+    identity: Option<IdentityWatch<ClientTls>>,
+    clock: Clock,
 }
 
-fn follow_identity(
-    config: &Config,
-    file: &Path,
-    metrics: IdentityMetrics,
-) -> Result<(Follower, Current), ConfigError> {
-    let again = file.to_owned();
-    let allowed = move || Ok(Config::load(&again)?.sources()?.allowed);
-    follow_sources(&config.identity, Purpose::Client, config.sources()?, file, allowed, metrics)
+impl PingClientFactory {
+    /// A client that presents our own certificate. Each connection uses the current one.
+    fn client(&mut self) -> PingClient {
+        if let Some(identity) = &mut self.identity {
+            identity.borrow_and_update();
+        }
+        self.client_with(None, self.config.ponger.keep_alive.0)
+    }
+
+    /// A client that presents `credential`, and keeps no connection; `None` where pinger has no
+    /// certificate to make it from, or TLS is disabled.
+    pub fn probe_client(&self, credential: ProbeCredential) -> Option<PingClient> {
+        let current = self.identity.as_ref()?.current();
+        let config = credential.client_config(&current.tls, current.own.as_deref())?;
+        Some(self.client_with(Some(Arc::new(config)), Duration::ZERO))
+    }
+
+    fn client_with(&self, config: Option<Arc<ClientConfig>>, keep_alive: Duration) -> PingClient {
+        let tls = self.identity.clone().map(|identity| ConnectorTls {
+            config,
+            identity,
+            clock: self.clock.clone(),
+        });
+        PingClient::new(&self.target, tls, &self.config, keep_alive)
+    }
+
+    /// Waits until the connection that `client` keeps may no longer be used: another identity was
+    /// loaded, or a certificate expires within the time that a ping may take.
+    async fn until_stale(&mut self, client: &PingClient) {
+        let Some(identity) = &mut self.identity else {
+            return std::future::pending().await;
+        };
+        let credentials = client.credentials();
+        let ping_time = self.config.timeout.0 + Duration::from_secs(1);
+        tokio::select! {
+            () = identity.changed() => {}
+            () = async {
+                match &credentials {
+                    Some(credentials) => credentials.until_revoked_within(ping_time).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+        }
+    }
 }

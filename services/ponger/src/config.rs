@@ -127,43 +127,70 @@ impl Config {
         Ok(())
     }
 
-    /// Where the identity lies, and whom it lets in.
+    /// Where the certificates are.
     ///
     /// # Errors
-    /// When a certificate, a key or an allowed name is missing or wrong.
-    pub fn sources(&self) -> Result<Sources, ConfigError> {
+    /// When the certificate or its key is not configured.
+    pub fn sources(&self) -> Result<IdentitySources, ConfigError> {
         let service = &self.service;
         let (Some(certificate), Some(key)) =
             (service.tls_certificate.clone(), service.tls_private_key.clone())
         else {
             return Err(ConfigError::new(
                 "service.tlsCertificate and service.tlsPrivateKey",
-                "both are needed",
+                "both are required",
             )
             .hint("name the PEM files of the certificate and its key"));
         };
-        let allowed = service
-            .allowed_clients
-            .as_ref()
-            .map(|names| {
-                names.iter().map(|name| allowed_name(name)).collect::<Result<BTreeSet<_>, _>>()
-            })
-            .transpose()?;
-        Ok(Sources {
-            leaf: Some(LeafFiles { certificate, key }),
-            roots: service.client_ca.clone().map_or(Trusted::Nobody, Trusted::File),
-            allowed,
+        Ok(IdentitySources {
+            own: Some(CertKeyPaths { certificate, key }),
+            trust: service.client_ca.clone().map_or(TrustSource::Disabled, TrustSource::Bundle),
         })
     }
 
+    /// Builds the TLS side from the certificates, by the time of `clock`.
+    pub fn tls_builder(&self, clock: &Clock) -> Box<Build<ServerTls>> {
+        let (client_auth, clock) = (self.client_auth(), clock.clone());
+        let versions = self.service.min_tls_version.protocol_versions();
+        Box::new(move |own, trust, now| {
+            ServerTls::build(own, trust, client_auth, versions, &clock, now)
+        })
+    }
+
+    /// Which clients are authorized.
+    ///
+    /// # Errors
+    /// When an allowed ID is not valid.
+    pub fn policy(&self) -> Result<Policy, ConfigError> {
+        let service = &self.service;
+        if self.insecure || service.client_ca.is_none() {
+            return Ok(Policy::AllowAll);
+        }
+        let ids = service.allowed_clients.as_ref();
+        let allowed = ids.map(|ids| ids.iter().map(|id| allowed_id(id)).collect()).transpose()?;
+        Ok(Policy::RequirePeer { allowed, allow_anonymous: service.allow_anonymous })
+    }
+
     /// Whether clients are asked for a certificate.
-    pub fn ask(&self) -> Ask {
-        match self.service.client_auth {
-            Some(ClientAuth::Required) => Ask::Required,
-            Some(ClientAuth::Optional) => Ask::Optional,
-            Some(ClientAuth::None) => Ask::No,
-            None if self.service.client_ca.is_some() => Ask::Required,
-            None => Ask::No,
+    pub fn client_auth(&self) -> ClientAuth {
+        self.service.client_auth.map_or_else(
+            || {
+                if self.service.client_ca.is_some() {
+                    ClientAuth::Required
+                } else {
+                    ClientAuth::None
+                }
+            },
+            Into::into,
+        )
+    }
+
+    /// The same for a log.
+    pub fn client_auth_label(&self) -> &'static str {
+        match self.client_auth() {
+            ClientAuth::Required => "required",
+            ClientAuth::Optional => "optional",
+            ClientAuth::None => "none",
         }
     }
 

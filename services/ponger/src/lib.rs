@@ -1,16 +1,22 @@
-//! ponger answers `GET /ping` with `pong`, to those who may ask.
+//! ponger answers `GET /ping` with `pong`, to authorized clients.
 //!
-//! - [`config`]: its keys, and which of them exclude each other
-//! - [`application`]: bind, reveal the ports, run, drain
-//! - [`door`]: who is let in, at each request
-//! - [`routes`]: what is answered, and the line in the log
+//! - [`config`]: configuration keys, and which of them conflict
+//! - [`startup`]: bind, reveal the ports, run, drain
+//! - [`server`]: accepts connections: connection limit, TLS handshake
+//! - [`connection`]: an open connection: its peer, its deadlines, and when it closes
+//! - [`authz`]: which peers are authorized
+//! - [`routes`]: the responses
+//! - [`access_log`]: the span and the log line of a request
 
-pub mod startup;
-pub mod config;
+pub mod access_log;
 pub mod authz;
+pub mod config;
+pub mod connection;
 pub mod routes;
+pub mod server;
+pub mod startup;
 
-pub use self::{startup::Application, config::Config};
+pub use self::{config::Config, startup::Application};
 
 /// The service's name, in logs, metrics and environment variables.
 pub const NAME: &str = "ponger";

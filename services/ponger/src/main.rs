@@ -1,30 +1,27 @@
-//! ponger's story: read the configuration, prove who we are, listen, answer until asked to stop.
+//! ponger: read the configuration, load the certificates, listen, answer until asked to stop.
 
 use std::process::ExitCode;
 
-use chassis::{cli::Cli, signals::Stop, telemetry, error};
+use chassis::{cli::Cli, error, signals::Signals, telemetry};
 use ponger::{Application, Config, NAME};
 
 #[actix_web::main]
 async fn main() -> ExitCode {
-    let cli = Cli::of(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
-    match run(&cli).await {
+    match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error::exit_with(NAME, &error),
     }
 }
 
-async fn run(cli: &Cli) -> anyhow::Result<()> {
+async fn run() -> anyhow::Result<()> {
+    let signals = Signals::install()?;
+    let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     let config = Config::load(&cli.config)?;
     if cli.check_config {
-        config.check()?;
-        println!(
-            "{} is good, and so are the certificates and keys that it names",
-            cli.config.display()
-        );
+        config.preflight()?;
+        println!("{}", cli.valid_message());
         return Ok(());
     }
     telemetry::init(&config.log);
-    let stop = Stop::listen()?;
-    Application::build(&config, &cli.config)?.run_until_stopped(stop).await
+    Application::build(&config)?.run_until_stopped(signals).await
 }

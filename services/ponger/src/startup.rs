@@ -2,7 +2,6 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,24 +14,25 @@ use anyhow::{Context as _, bail};
 use chassis::{
     admin::Admin,
     bind::bind,
+    metrics::Metrics,
     readiness::Readiness,
-    listener::{Gate, Limits},
-    metrics::{IdentityMetrics, Metrics},
-    signals::{self, Stop},
+    signals::Signals,
     telemetry,
     tls::{
-        reload::{Current, Follower, follow_sources},
-        cert::Purpose,
-        server::{self, Ask},
+        cert::Role,
+        clock::Clock,
+        metrics::IdentityMetrics,
+        reload::{ReloadHandle, ReloadSettings, spawn_reloader},
     },
-    error::ConfigError,
 };
 use tracing_actix_web::TracingLogger;
 
 use crate::{
+    access_log::AccessLog,
+    authz::{Authorizer, authorize},
     config::Config,
-    authz::{Door, Rule, guard},
-    routes::{self, OneLine},
+    routes,
+    server::{Limits, Server, clamp_to_fd_limit},
 };
 
 /// ponger, bound and not yet running.
@@ -40,71 +40,75 @@ use crate::{
 pub struct Application {
     listener: TcpListener,
     admin: Admin,
-    gate: Arc<Gate>,
-    door: Data<Door>,
-    health: Readiness,
+    server: Arc<Server>,
+    authorizer: Data<Authorizer>,
+    readiness: Readiness,
     draining: Arc<AtomicBool>,
-    identity: Option<(Follower, Current)>,
-    clients: &'static str,
+    reload: Option<ReloadHandle>,
+    client_auth: &'static str,
     drain_delay: Duration,
     drain_timeout: Duration,
 }
 
 impl Application {
-    /// Reads and verifies the identity, and binds both listeners. `file` is where `config` came
-    /// from; its allowed names are read again with the identity.
+    /// Loads and verifies the certificates, and binds both listeners.
     ///
     /// # Errors
-    /// When anything cannot be used.
-    pub fn build(config: &Config, file: &Path) -> anyhow::Result<Self> {
+    /// When the configuration, a certificate or an address cannot be used.
+    pub fn build(config: &Config) -> anyhow::Result<Self> {
+        Self::build_with_clock(config, Clock::system())
+    }
+
+    /// As [`Application::build`], verifying certificates by the time of `clock`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn build_with_clock(config: &Config, clock: Clock) -> anyhow::Result<Self> {
         let metrics = Metrics::new(crate::NAME, env!("CARGO_PKG_VERSION"));
         let identity_metrics = IdentityMetrics::new(&metrics);
-        let health = Readiness::starting();
-        let identity = if config.insecure {
-            None
+        let readiness = Readiness::starting();
+        let (reload, identity) = if config.insecure {
+            (None, None)
         } else {
-            Some(follow_identity(config, file, identity_metrics.clone())?)
+            let settings = ReloadSettings {
+                service: crate::NAME,
+                poll_interval: config.identity.poll_interval.0,
+                expiry_warning: config.identity.expiry_warning.map(|duration| duration.0),
+                clock: clock.clone(),
+            };
+            let (handle, identity) = spawn_reloader(
+                settings,
+                config.sources()?,
+                Role::Server,
+                identity_metrics.clone(),
+                config.tls_builder(&clock),
+            )?;
+            readiness.watch_identity(&identity, &clock);
+            (Some(handle), Some(identity))
         };
-        let tls = match &identity {
-            Some((_, current)) => {
-                let tls = server::config(current, config.ask(), config.service.min_tls_version)?;
-                Some((Arc::new(tls), current.clone()))
-            }
-            None => None,
-        };
-        let rule = match &identity {
-            Some((_, current)) if current.get().roots().is_some() => Rule::Admitted {
-                current: current.clone(),
-                anonymous: config.service.allow_anonymous,
-            },
-            _ => Rule::Everyone,
-        };
-        let limits = Limits {
-            handshake: config.service.handshake_timeout.0,
-            request: config.service.request_timeout.0,
-            idle: config.service.idle_timeout.0,
-            connections: config.service.max_connections as usize,
-        }
-        .within_descriptors()?;
-        let listener =
-            bind(config.service.host, config.service.port, "service.host and service.port")?;
-        let admin = Admin::bind(&config.metrics, metrics.clone(), health.clone())?;
+        let service = &config.service;
+        let listener = bind(service.host, service.port, "service.host and service.port")?;
+        let admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
         let draining = Arc::new(AtomicBool::new(false));
+        let server = Server::new(
+            identity,
+            config.policy()?,
+            limits(config),
+            clock,
+            &metrics,
+            identity_metrics,
+        );
         Ok(Self {
             listener,
             admin,
-            gate: Gate::new(crate::NAME, tls, limits, &metrics, identity_metrics),
-            door: Data::new(Door::new(rule, Arc::clone(&draining), &metrics)),
-            health,
+            server,
+            authorizer: Data::new(Authorizer::new(Arc::clone(&draining), &metrics)),
+            readiness,
             draining,
-            identity,
-            clients: match config.ask() {
-                Ask::Required => "must show a certificate",
-                Ask::Optional => "may show a certificate",
-                Ask::No => "are not asked who they are",
-            },
-            drain_delay: config.service.drain_delay.0,
-            drain_timeout: config.service.drain_timeout.0,
+            reload,
+            client_auth: config.client_auth_label(),
+            drain_delay: service.drain_delay.0,
+            drain_timeout: service.drain_timeout.0,
         })
     }
 
@@ -124,72 +128,77 @@ impl Application {
         self.admin.address()
     }
 
-    /// Serves until `stop` is asked for, then drains: not ready, answers with `Connection: close`
-    /// for the drain delay, then ends each connection after its request. A second signal ends at
-    /// once.
+    /// Serves until `signals` ask to stop, then drains: not ready, responses with `Connection: close`
+    /// for the drain delay, then each connection is closed after its request. A second signal ends
+    /// at once.
     ///
     /// # Errors
-    /// When a listener cannot be used, or what was in flight did not end in time.
-    pub async fn run_until_stopped(self, mut stop: Stop) -> anyhow::Result<()> {
+    /// When a listener cannot be used, or after a second signal.
+    pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<()> {
         let (address, admin_address) = (self.address()?, self.admin_address()?);
-        let door = self.door.clone();
+        let tls = self.reload.is_some();
+        if let Some(reload) = self.reload {
+            signals.on_reload(move || reload.reload());
+        } else {
+            telemetry::warn_insecure_periodically();
+        }
+        let authorizer = self.authorizer.clone();
         let server = self
-            .gate
-            .serve(crate::NAME, self.listener, move || {
+            .server
+            .serve(self.listener, move || {
                 App::new()
-                    .app_data(door.clone())
-                    .wrap(from_fn(guard))
-                    .wrap(TracingLogger::<OneLine>::new())
+                    .app_data(authorizer.clone())
+                    .wrap(from_fn(authorize))
+                    .wrap(TracingLogger::<AccessLog>::new())
                     .configure(routes::configure)
             })
             .context("the listener")?;
         let (server_handle, admin_handle) =
             (server.handle(), self.admin.run().context("the admin listener")?);
         actix_rt::spawn(server);
-        let tls = self.identity.is_some();
-        match self.identity {
-            Some((follower, current)) => {
-                signals::on_hangup(move || follower.look())?;
-                self.health.follow(current);
-            }
-            None => {
-                signals::on_hangup(|| {})?;
-                telemetry::remind_of_insecurity();
-            }
-        }
-        self.health.set("starting", false);
-        tracing::info!(%address, admin = %admin_address, tls, clients = self.clients, "Listening");
+        self.readiness.set("starting", false);
+        let client_auth = self.client_auth;
+        tracing::info!(%address, admin = %admin_address, tls, client_auth, "Listening");
 
-        let signal = stop.requested().await;
-        tracing::info!(signal, "Stopping: draining");
-        self.health.set("draining", true);
+        let signal = signals.stop().await;
+        tracing::info!(signal, "Draining");
+        self.readiness.set("draining", true);
         self.draining.store(true, Ordering::Release);
         let drained = async {
             actix_rt::time::sleep(self.drain_delay).await;
             server_handle.pause().await;
-            self.gate.drain(self.drain_timeout).await
+            self.server.drain(self.drain_timeout).await
         };
         let left = tokio::select! {
             left = drained => left,
-            signal = stop.requested() => bail!("a second {signal}: stopped without draining"),
+            signal = signals.stop() => bail!("stopped by a second {signal} without draining"),
         };
         server_handle.stop(false).await;
         admin_handle.stop(false).await;
         if left > 0 {
-            tracing::warn!(connections = left, "Stopped: some connections did not end in time");
-        } else {
-            tracing::info!("Stopped: all connections have ended");
+            tracing::warn!(connections = left, "Drain timeout exceeded, closed remaining connections");
         }
+        tracing::info!("Stopped");
         Ok(())
     }
 }
 
-fn follow_identity(
-    config: &Config,
-    file: &Path,
-    metrics: IdentityMetrics,
-) -> Result<(Follower, Current), ConfigError> {
-    let again = file.to_owned();
-    let allowed = move || Ok(Config::load(&again)?.sources()?.allowed);
-    follow_sources(&config.identity, Purpose::Server, config.sources()?, file, allowed, metrics)
+fn limits(config: &Config) -> Limits {
+    let service = &config.service;
+    let fd_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let connections = clamp_to_fd_limit(service.max_connections, fd_limit, workers);
+    if connections < service.max_connections {
+        tracing::warn!(
+            limit = fd_limit,
+            max_connections = connections,
+            "maxConnections lowered to fit the file descriptor limit"
+        );
+    }
+    Limits {
+        handshake: service.handshake_timeout.0,
+        request: service.request_timeout.0,
+        idle: service.idle_timeout.0,
+        connections,
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use rustls::SupportedProtocolVersion;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -123,4 +124,15 @@ pub enum MinTlsVersion {
     #[default]
     #[serde(rename = "1.3")]
     V1_3,
+}
+
+impl MinTlsVersion {
+    /// The versions to offer and accept.
+    pub fn protocol_versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+        match self {
+            Self::V1_2 => rustls::ALL_VERSIONS,
+            Self::V1_3 => &TLS13,
+        }
+    }
 }

@@ -1,10 +1,6 @@
-//! This service's own certificate and key: one unit, verified before it is used.
+//! This service's own certificate chain and private key, verified before use.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use rustls::{
     CertificateError, RootCertStore,
@@ -12,305 +8,381 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, public_key::PublicKey};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
 use super::{
-    clock::{Seconds, now, utc},
-    peer_id::Names,
+    classify::describe,
+    clock::{format_rfc3339, from_timestamp},
+    limits,
+    peer_id::SubjectAltNames,
     pem, provider,
 };
-use crate::{failure, error::ConfigError};
+use crate::{error::ConfigError, files};
 
-/// Where a leaf lies.
+/// Where a certificate and its key are on disk. Both may be the same file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeafFiles {
+pub struct CertKeyPaths {
     /// The leaf and its intermediates, as PEM.
     pub certificate: PathBuf,
     /// The leaf's private key, as PEM.
     pub key: PathBuf,
 }
 
-/// What a leaf is for.
+/// The end of a connection that a certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// It stands for a server, so a client must be able to verify its DNS name or address.
+pub enum Role {
+    /// A server: a client must be able to verify its DNS name or IP address.
     Server,
-    /// It stands for a client, so a server must be able to read who it is.
+    /// A client: a server must be able to read its SPIFFE ID or DNS name.
     Client,
 }
 
-/// What a certificate chain says, found to be good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// From when on the leaf is valid.
-    pub not_before: Seconds,
-    /// Until when the whole chain is valid.
-    pub not_after: Seconds,
-    /// The leaf's serial number, in hexadecimal.
-    pub serial: String,
-    /// Who the leaf says that this is.
-    pub names: Names,
+/// From when until when a certificate is valid, both seconds included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first second.
+    pub not_before: UnixTime,
+    /// The last second.
+    pub not_after: UnixTime,
 }
 
-/// A certificate chain with its key, found to be good.
-#[derive(Clone)]
-pub struct Leaf {
-    /// What rustls presents.
-    pub certified: Arc<CertifiedKey>,
-    /// What the chain says.
-    pub facts: Facts,
-}
+impl Validity {
+    pub(super) fn from_parsed(certificate: &X509Certificate<'_>) -> Self {
+        let validity = certificate.validity();
+        Self {
+            not_before: from_timestamp(validity.not_before.timestamp()),
+            not_after: from_timestamp(validity.not_after.timestamp()),
+        }
+    }
 
-impl fmt::Debug for Leaf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The key stays out of every log.
-        self.facts.fmt(f)
+    /// Whether `time` is in it.
+    pub fn contains(&self, time: UnixTime) -> bool {
+        self.not_before <= time && time <= self.not_after
     }
 }
 
-impl PartialEq for Leaf {
+/// An own certificate chain with its key, found to be usable.
+#[derive(Clone)]
+pub struct OwnCertificate {
+    /// What rustls presents.
+    pub certified: Arc<CertifiedKey>,
+    /// The leaf's validity.
+    pub leaf: Validity,
+    /// Of each issuer in the chain, from the leaf's upwards.
+    issuers: Vec<Validity>,
+    /// The leaf's serial number, in hexadecimal.
+    pub serial: String,
+    /// The leaf's subject alternative names.
+    pub names: SubjectAltNames,
+}
+
+impl fmt::Debug for OwnCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the key, which stays out of every log.
+        f.debug_struct("OwnCertificate")
+            .field("serial", &self.serial)
+            .field("leaf", &self.leaf)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for OwnCertificate {
     fn eq(&self, other: &Self) -> bool {
-        // The key belongs to the leaf, so it is the same when the leaf is.
+        // The key belongs to the leaf, so the chain says it all.
         self.certified.cert == other.certified.cert
     }
 }
 
-impl Leaf {
-    /// Reads a leaf and verifies that it can be used for `purpose` now.
+impl OwnCertificate {
+    /// Reads `paths` and verifies that the certificate can be used in `role` at `now`.
     ///
     /// # Errors
-    /// When a file cannot be read, the key is another certificate's, the certificate has expired,
-    /// is not valid yet, says CA:TRUE, has no usable name, or heads a chain that does not hold.
-    pub fn load(files: &LeafFiles, purpose: Purpose) -> Result<Self, ConfigError> {
-        let chain = pem::certificates(&files.certificate)?;
-        let key = pem::private_key(&files.key)?;
-        let facts = judge(&files.certificate, &chain, purpose)?;
-        let certified =
-            CertifiedKey::from_der(chain, key, provider()).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => ConfigError::new(
-                    files.key.display(),
-                    format!(
-                        "it is not the key of the certificate in {}",
-                        files.certificate.display()
-                    ),
-                )
-                .hint("put the key and the certificate that were made together"),
-                rustls::Error::InvalidCertificate(error) => ConfigError::new(
-                    files.certificate.display(),
-                    format!("verifiers refuse the certificate: {}", words(&error)),
-                )
-                .hint("issue it anew, without what they do not know"),
-                other => ConfigError::new(
-                    files.key.display(),
-                    format!("the key cannot be used: {other}"),
-                )
-                .hint(
-                    "use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more",
-                ),
-            })?;
-        Ok(Self { certified: Arc::new(certified), facts })
+    /// As [`OwnCertificate::from_pem`], and when a file cannot be read.
+    pub fn load(paths: &CertKeyPaths, role: Role, now: UnixTime) -> Result<Self, ConfigError> {
+        let read = |path: &PathBuf| files::read(path, pem::MAX_BYTES).map_err(pem::missing);
+        Self::from_pem(paths, &read(&paths.certificate)?, &read(&paths.key)?, role, now)
+    }
+
+    /// Verifies the contents of `paths`.
+    ///
+    /// # Errors
+    /// When a file is damaged, the key belongs to another certificate, the certificate or its issuer
+    /// has expired or is not valid yet, is a CA's, has no usable name, or is one that verifiers reject.
+    pub fn from_pem(
+        paths: &CertKeyPaths,
+        certificate: &[u8],
+        key: &[u8],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<Self, ConfigError> {
+        // Where both paths are one file, it holds the key too.
+        let chain = if paths.certificate == paths.key {
+            pem::certificates_beside_key(&paths.certificate, certificate)?
+        } else {
+            pem::certificates(&paths.certificate, certificate)?
+        };
+        let key = pem::private_key(&paths.key, key)?;
+        let preflight = Preflight { paths, chain: &chain, role, now };
+        let (leaf, serial, names) = preflight.check_leaf()?;
+        let issuers = preflight.check_chain()?;
+        let certified = CertifiedKey::from_der(chain.clone(), key, provider())
+            .map_err(|error| preflight.describe_key_error(&error))?;
+        Ok(Self { certified: Arc::new(certified), leaf, issuers, serial, names })
+    }
+
+    /// The last second in which the chain can be verified, as far as it is known at `now`: the first
+    /// expiry among the leaf, its issuer, and those above that have not expired. What expired above
+    /// the issuer is no longer needed by a peer that accepts the chain still.
+    pub fn not_after(&self, now: UnixTime) -> UnixTime {
+        let needed = self.issuers.iter().take(1);
+        let above = self.issuers.iter().skip(1).take_while(|issuer| issuer.contains(now));
+        needed.chain(above).map(|issuer| issuer.not_after).fold(self.leaf.not_after, UnixTime::min)
     }
 }
 
-fn judge(
-    file: &Path,
-    chain: &[CertificateDer<'static>],
-    purpose: Purpose,
-) -> Result<Facts, ConfigError> {
-    let bad = |cause: String| ConfigError::new(file.display(), cause);
-    let leaf = parse(file, &chain[0])?;
-    let (not_before, mut not_after) = valid_now(file, &leaf, "the certificate")?;
-    if leaf.is_ca() {
-        return Err(bad("the certificate says CA:TRUE: it is an authority's, and verifiers refuse it as a leaf".into()).hint(
-            "issue a leaf below it, or make it again with basicConstraints CA:FALSE (`openssl req -x509` adds CA:TRUE \
-             unless its configuration has an x509_extensions section)",
-        ));
+/// The checks of an own certificate before it is used.
+struct Preflight<'a> {
+    paths: &'a CertKeyPaths,
+    chain: &'a [CertificateDer<'static>],
+    role: Role,
+    now: UnixTime,
+}
+
+impl Preflight<'_> {
+    fn error(&self, reason: impl fmt::Display) -> ConfigError {
+        ConfigError::new(self.paths.certificate.display(), reason)
     }
-    let names = Names::of_parsed(&leaf)
-        .map_err(|error| bad(format!("its subject alternative names cannot be read: {error}")))?;
-    match purpose {
-        Purpose::Server
-            if !names.dns.iter().any(|name| is_usable(name)) && names.addresses == 0 =>
-        {
-            return Err(bad(
-                "the certificate has no DNS name or IP address that a client could verify (a common name does not count)".into(),
-            )
-            .hint("issue it with a subjectAltName, such as DNS:ponger"));
+
+    fn parse<'d>(&self, der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, ConfigError> {
+        parse(der).map_err(|reason| self.error(format!("a certificate in it {reason}")))
+    }
+
+    fn check_leaf(&self) -> Result<(Validity, String, SubjectAltNames), ConfigError> {
+        let leaf = self.parse(&self.chain[0])?;
+        let validity = self.check_validity(&leaf, "the certificate")?;
+        if leaf.is_ca() {
+            return Err(self
+                .error("the certificate says CA:TRUE, so verifiers reject it as a server's or client's")
+                .hint("issue a certificate with it as the CA; to keep it self-signed, make it again with basicConstraints CA:FALSE and put it into the peer's trust bundle (`openssl req -x509` adds CA:TRUE unless its configuration has an x509_extensions section)"));
         }
-        Purpose::Client => {
-            if let Err(error) = names.identity() {
-                return Err(bad(format!("the certificate names no client: {error}"))
-                    .hint("issue it with one SPIFFE ID as its URI, or with a DNS name"));
+        let names = SubjectAltNames::from_parsed(&leaf).map_err(|error| {
+            self.error(format!("its subject alternative names cannot be read: {error}"))
+        })?;
+        let is_usable = |name: &String| {
+            DnsName::try_from(name.strip_prefix("*.").unwrap_or(name.as_str())).is_ok()
+        };
+        match self.role {
+            Role::Server if !names.dns.iter().any(is_usable) && names.addresses == 0 => {
+                return Err(self
+                    .error("the certificate has no DNS name or IP address that a client could verify (a common name does not count)")
+                    .hint("issue it with a subjectAltName, such as DNS:ponger"));
+            }
+            Role::Client => {
+                names.peer_ids().map_err(|error| {
+                    self.error(format!("the certificate identifies no client: {error}"))
+                        .hint("issue it with one SPIFFE ID as its URI, or with a DNS name")
+                })?;
+            }
+            Role::Server => {}
+        }
+        let usage = leaf.extended_key_usage().map_err(|error| {
+            self.error(format!("its extended key usage cannot be read: {error}"))
+        })?;
+        let (usable, part, wanted) = match (usage.map(|usage| usage.value), self.role) {
+            (None, _) => (true, "", ""),
+            (Some(usage), Role::Server) => (usage.server_auth, "server", "serverAuth"),
+            (Some(usage), Role::Client) => (usage.client_auth, "client", "clientAuth"),
+        };
+        if !usable {
+            return Err(self
+                .error(format!("its extended key usage does not allow it for a {part}"))
+                .hint(format!("issue it with {wanted}")));
+        }
+        Ok((validity, leaf.raw_serial_as_string().replace(':', ""), names))
+    }
+
+    fn check_validity(
+        &self,
+        certificate: &X509Certificate<'_>,
+        subject: &str,
+    ) -> Result<Validity, ConfigError> {
+        let validity = Validity::from_parsed(certificate);
+        if validity.not_after < self.now {
+            let at = format_rfc3339(validity.not_after);
+            return Err(self.error(format!("{subject} expired at {at}")).hint("renew it"));
+        }
+        if validity.not_before > self.now {
+            let at = format_rfc3339(validity.not_before);
+            return Err(self
+                .error(format!("{subject} is not valid before {at}"))
+                .hint("wait until then, or compare the clocks"));
+        }
+        Ok(validity)
+    }
+
+    /// Verifies the chain as a peer would that trusts its upper end; returns its issuers' validity,
+    /// from the leaf's upwards. A leaf alone, issued by a CA that is not in the file, can only be
+    /// verified by its peers.
+    fn check_chain(&self) -> Result<Vec<Validity>, ConfigError> {
+        let [leaf, rest @ ..] = self.chain else {
+            return Err(self.error("it holds no certificate"));
+        };
+        limits::check_chain(leaf, rest).map_err(|error| {
+            self.error(format!("it {error}")).hint("leave out what is not needed, such as the root")
+        })?;
+        for der in self.chain {
+            if let Some(reason) = unsupported(&self.parse(der)?) {
+                return Err(self.error(format!("a certificate in it {reason}")));
             }
         }
-        Purpose::Server => {}
-    }
-    let usage = leaf
-        .extended_key_usage()
-        .map_err(|error| bad(format!("its extended key usage cannot be read: {error}")))?;
-    let (fits, part, wanted) = match (usage.map(|usage| usage.value), purpose) {
-        (None, _) => (true, "", ""),
-        (Some(usage), Purpose::Server) => (usage.server_auth, "server", "serverAuth"),
-        (Some(usage), Purpose::Client) => (usage.client_auth, "client", "clientAuth"),
-    };
-    if !fits {
-        return Err(bad(format!("its extended key usage does not let it stand for a {part}"))
-            .hint(format!("issue it with {wanted}")));
-    }
-    for above in &chain[1..] {
-        let above = parse(file, above)?;
-        let thing = format!("the certificate `{}` above the leaf", above.subject());
-        not_after = not_after.min(valid_now(file, &above, &thing)?.1);
-    }
-    verify_chain(file, chain, &leaf, purpose)?;
-    let serial = leaf.raw_serial_as_string().replace(':', "");
-    Ok(Facts { not_before, not_after, serial, names })
-}
-
-/// The validity of a certificate, which `thing` names, if that is valid now.
-fn valid_now(
-    file: &Path,
-    certificate: &X509Certificate<'_>,
-    thing: &str,
-) -> Result<(Seconds, Seconds), ConfigError> {
-    let validity = certificate.validity();
-    let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    if not_after < now() {
-        let cause = format!("{thing} expired at {}", utc(not_after));
-        return Err(ConfigError::new(file.display(), cause).hint("renew it"));
-    }
-    if not_before > now() {
-        let cause = format!("{thing} is not valid before {}", utc(not_before));
-        return Err(
-            ConfigError::new(file.display(), cause).hint("wait until then, or compare the clocks")
-        );
-    }
-    Ok((not_before, not_after))
-}
-
-/// Whether a client can ask for a DNS name of a certificate, which may begin with a wildcard label.
-fn is_usable(name: &str) -> bool {
-    DnsName::try_from(name.strip_prefix("*.").unwrap_or(name)).is_ok()
-}
-
-/// Verifies the chain as a peer would that trusts its upper end: signatures, order, purpose,
-/// algorithms and validity. A leaf alone whose issuer is elsewhere has nothing to be held against.
-fn verify_chain(
-    file: &Path,
-    chain: &[CertificateDer<'static>],
-    leaf: &X509Certificate<'_>,
-    purpose: Purpose,
-) -> Result<(), ConfigError> {
-    let bad = |error: &dyn fmt::Display| {
-        ConfigError::new(file.display(), format!("its chain does not hold: {error}"))
-            .hint("put the leaf first, then each certificate's issuer")
-    };
-    if chain.len() == 1 && leaf.issuer() != leaf.subject() {
-        return Ok(());
-    }
-    for (below, above) in chain.iter().zip(&chain[1..]) {
-        let (below, above) = (parse(file, below)?, parse(file, above)?);
-        if below.issuer() != above.subject() {
-            return Err(bad(&format!(
-                "`{}` is followed by `{}`, which did not issue it",
-                below.subject(),
-                above.subject()
-            )));
+        let path = self.path_of_issuers()?;
+        let (anchor, below) = match path.as_slice() {
+            [below @ .., anchor] => (*anchor, below),
+            [] => (leaf, &[][..]),
+        };
+        let intermediates: Vec<_> = below.iter().map(|der| (*der).clone()).collect();
+        let mut store = RootCertStore::empty();
+        let verified = store
+            .add(anchor.clone())
+            .and_then(|()| verify(leaf, &intermediates, Arc::new(store), self.role, self.now));
+        match verified {
+            Ok(()) => {}
+            // It is not self-signed: whether its signature is good, only its issuer's key tells.
+            Err(error) if path.is_empty() && is_not_its_issuers(&error) => {}
+            Err(rustls::Error::InvalidCertificate(error)) => {
+                return Err(self
+                    .error(format!("the certificate chain cannot be verified: {}", describe(&error)))
+                    .hint("the file must hold the leaf first, then the intermediates up to the root"));
+            }
+            Err(error) => {
+                return Err(self.error(format!("the certificate chain cannot be verified: {error}")));
+            }
         }
+        path.iter().map(|der| Ok(Validity::from_parsed(&self.parse(der)?))).collect()
     }
-    for der in chain {
-        if let Ok(PublicKey::RSA(key)) = parse(file, der)?.public_key().parsed()
-            && !(2048..=8192).contains(&key.key_size())
-        {
-            return Err(ConfigError::new(
-                file.display(),
+
+    /// The certificates of the chain that lead from the leaf upwards and are valid now. Others are
+    /// of no use to a verifier, which ignores them too.
+    fn path_of_issuers(&self) -> Result<Vec<&CertificateDer<'static>>, ConfigError> {
+        let mut rest: Vec<_> = self.chain[1..].iter().collect();
+        let mut path = Vec::new();
+        let mut below = &self.chain[0];
+        while let Some(position) = self.position_of_issuer(below, &rest)? {
+            below = rest.remove(position);
+            path.push(below);
+        }
+        if let (true, Some(first)) = (path.is_empty(), rest.first()) {
+            let (leaf, first) = (self.parse(&self.chain[0])?, self.parse(first)?);
+            self.check_validity(&first, &format!("the intermediate `{}`", first.subject()))?;
+            return Err(self
+                .error(format!(
+                    "no certificate after the leaf is its issuer `{}`; the first is `{}`",
+                    leaf.issuer(),
+                    first.subject()
+                ))
+                .hint("put the leaf first, then each certificate's issuer"));
+        }
+        Ok(path)
+    }
+
+    fn position_of_issuer(
+        &self,
+        certificate: &CertificateDer<'_>,
+        candidates: &[&CertificateDer<'_>],
+    ) -> Result<Option<usize>, ConfigError> {
+        let certificate = self.parse(certificate)?;
+        for (position, der) in candidates.iter().enumerate() {
+            let candidate = self.parse(der)?;
+            if candidate.subject() == certificate.issuer()
+                && Validity::from_parsed(&candidate).contains(self.now)
+            {
+                return Ok(Some(position));
+            }
+        }
+        Ok(None)
+    }
+
+    fn describe_key_error(&self, error: &rustls::Error) -> ConfigError {
+        let key = self.paths.key.display();
+        match error {
+            rustls::Error::InconsistentKeys(_) => ConfigError::new(
+                key,
                 format!(
-                    "an RSA key in its chain has {} bits, which verifiers refuse",
-                    key.key_size()
+                    "it is not the key of the certificate in {}",
+                    self.paths.certificate.display()
                 ),
             )
-            .hint("use 2048 to 8192 bits, or an ECDSA P-256 key"));
+            .hint("use the key and the certificate that were made together"),
+            rustls::Error::InvalidCertificate(error) => self
+                .error(format!("the certificate cannot be used: {}", describe(error)))
+                .hint("reissue it without what is not supported"),
+            other => ConfigError::new(key, format!("the key cannot be used: {other}"))
+                .hint("use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more"),
         }
     }
-    let mut top = RootCertStore::empty();
-    let (anchor, below) = chain.split_last().expect("a chain of at least one");
-    top.add(anchor.clone()).map_err(|error| match error {
-        rustls::Error::InvalidCertificate(error) => bad(&words(&error)),
-        error => bad(&error),
-    })?;
-    let intermediates = below.get(1..).unwrap_or_default();
-    verify(&chain[0], intermediates, Arc::new(top), purpose).map_err(|error| match error {
-        rustls::Error::InvalidCertificate(
-            error @ (CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }),
-        ) => ConfigError::new(file.display(), format!("its chain does not hold: {}", words(&error))).hint(
-            "put the leaf first, then each certificate's issuer, all signed with SHA-256 or better by ECDSA, Ed25519 or RSA keys of 2048 to 8192 bits",
-        ),
-        rustls::Error::InvalidCertificate(error) => bad(&words(&error)),
-        error => bad(&error),
-    })
 }
 
-/// Verifies a chain as a peer does that trusts `roots`, but for the names.
+/// Verifies a chain as a peer does that trusts `roots`, except for names.
 pub(super) fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     roots: Arc<RootCertStore>,
-    purpose: Purpose,
+    role: Role,
+    now: UnixTime,
 ) -> Result<(), rustls::Error> {
-    match purpose {
-        Purpose::Server => rustls::client::verify_server_cert_signed_by_trust_anchor(
+    match role {
+        Role::Server => rustls::client::verify_server_cert_signed_by_trust_anchor(
             &rustls::server::ParsedCertificate::try_from(leaf)?,
             &roots,
             intermediates,
-            UnixTime::now(),
+            now,
             provider().signature_verification_algorithms.all,
         ),
-        Purpose::Client => {
-            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider()))
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?
-                .verify_client_cert(leaf, intermediates, UnixTime::now())
-                .map(|_| ())
-        }
+        Role::Client => WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider()))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?
+            .verify_client_cert(leaf, intermediates, now)
+            .map(|_| ()),
     }
 }
 
-/// What verifiers say of a certificate, without the lists of numbers that they add.
-fn words(error: &CertificateError) -> String {
-    match error {
-        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "a signature in it is by an algorithm that is not accepted".into()
-        }
-        CertificateError::UnhandledCriticalExtension => {
-            "it has a critical extension that is not known".into()
-        }
-        CertificateError::Other(other) => {
-            format!("a certificate in it {}", failure::of_webpki(&other.0.to_string()))
-        }
-        other => other.to_string(),
-    }
+/// Whether `error` only says that a certificate was not signed by the key it was verified with.
+fn is_not_its_issuers(error: &rustls::Error) -> bool {
+    use CertificateError::{BadSignature, UnknownIssuer, UnsupportedSignatureAlgorithmForPublicKeyContext as OtherKind};
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature | OtherKind { .. })
+    )
 }
 
-/// Parses one certificate of `file`.
-pub(super) fn parse<'d>(
-    file: &Path,
-    der: &'d CertificateDer<'_>,
-) -> Result<X509Certificate<'d>, ConfigError> {
+/// What webpki does not support in a certificate, and would report with a misleading reason.
+pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
+    let constraints = certificate.name_constraints().ok().flatten()?.value;
+    let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
+    let of_uris = subtrees
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|subtree| matches!(subtree.base, GeneralName::URI(_)));
+    of_uris.then(|| {
+        format!(
+            "(`{}`) has a name constraint on URIs, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only",
+            certificate.subject()
+        )
+    })
+}
+
+/// Parses one certificate; the error completes "a certificate in it ...".
+pub(super) fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok(_) => Err(ConfigError::new(file.display(), "a certificate in it has bytes behind its end")),
-        Err(error) => Err(ConfigError::new(
-            file.display(),
-            format!("a certificate in it cannot be read: {error}"),
-        )),
+        Ok(_) => Err("has bytes behind its end".to_owned()),
+        Err(error) => Err(format!("cannot be read: {error}")),
     }
 }
 
-/// From when until when a certificate is valid, if it can be read.
-pub fn validity(der: &CertificateDer<'_>) -> Option<(Seconds, Seconds)> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let validity = certificate.validity();
-    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+/// The validity of a certificate, if it can be read.
+pub fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
+    parse(der).ok().map(|certificate| Validity::from_parsed(&certificate))
 }

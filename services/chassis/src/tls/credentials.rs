@@ -1,81 +1,123 @@
-//! What a connection was opened with, and for how long that holds.
+//! Whether the certificates that a connection was opened with are still valid.
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use std::{cell::Cell, time::Duration};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::time::sleep;
 
 use super::{
-    clock::Seconds,
-    identity::Identity,
-    cert,
-    peer_id::{Name, Names, WrongId},
+    cert::{self, Validity},
+    clock::{Clock, FOREVER, add, duration_until},
+    identity::{Identity, VerifyPeer},
+    peer_id::{PeerId, PeerIdError, SubjectAltNames},
+    reload::IdentityWatch,
 };
 
-/// The certificates at both ends of a connection. A connection does not outlive them, nor the root
-/// and the name by which its peer was let in.
-#[derive(Clone, Debug, Default)]
-pub struct Credentials {
-    chain: Vec<CertificateDer<'static>>,
-    names: Option<Result<Vec<Name>, WrongId>>,
-    /// Until when our own certificate is valid, if one was shown.
-    own_end: Option<Seconds>,
+/// Tokio's timers reach two years.
+const MAX_SLEEP: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The certificates at both ends of a connection. No connection outlives them, nor the trust in the
+/// root that the peer's was verified by.
+///
+/// The handshake has verified them; they are verified again only when the trust bundle changed since
+/// or a certificate of the peer's chain expired.
+#[derive(Debug)]
+pub struct ConnectionCredentials<T> {
+    peer_chain: Vec<CertificateDer<'static>>,
+    identity: IdentityWatch<T>,
+    clock: Clock,
+    own_not_after: UnixTime,
+    /// The trust generation that the chain was last verified by.
+    generation: Cell<u64>,
+    /// The last second in which that verification is known to hold.
+    verified_until: Cell<UnixTime>,
 }
 
-impl Credentials {
-    /// Those of a connection on which the peer showed `chain`, and this side, as far as it was
-    /// asked, what `own` has.
-    pub fn new(chain: Option<&[CertificateDer<'_>]>, own: &Identity) -> Self {
-        let chain: Vec<_> =
-            chain.unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect();
-        let names = chain.first().map(|leaf| {
-            Names::of(leaf).map_err(|_| WrongId::Unreadable).and_then(|names| names.identity())
-        });
-        let own_end = own.leaf.as_ref().map(|leaf| leaf.facts.not_after);
-        Self { chain, names, own_end }
+impl<T: VerifyPeer> ConnectionCredentials<T> {
+    /// Those of a connection whose handshake began under `used` and on which the peer presented
+    /// `peer_chain`. `identity` need not be at `used` any more.
+    pub fn new(
+        peer_chain: &[CertificateDer<'_>],
+        used: &Identity<T>,
+        identity: IdentityWatch<T>,
+        clock: Clock,
+    ) -> Self {
+        let peer_chain: Vec<_> = peer_chain.iter().map(|der| der.clone().into_owned()).collect();
+        let verified_until = Cell::new(next_expiry(&peer_chain, clock.now()));
+        Self {
+            peer_chain,
+            identity,
+            clock,
+            own_not_after: used.own.as_ref().map_or(FOREVER, |own| own.leaf.not_after),
+            generation: Cell::new(used.trust_generation),
+            verified_until,
+        }
     }
 
-    /// Who the peer's certificate says that it is; `None` if it showed none.
-    pub fn names(&self) -> Option<&Result<Vec<Name>, WrongId>> {
-        self.names.as_ref()
+    /// The IDs in the peer's certificate; `None` if it presented none.
+    pub fn peer_ids(&self) -> Option<Result<Vec<PeerId>, PeerIdError>> {
+        let leaf = self.peer_chain.first()?;
+        let names = SubjectAltNames::from_der(leaf).map_err(|_| PeerIdError::Unreadable);
+        Some(names.and_then(|names| names.peer_ids()))
     }
 
-    /// The validity of the peer's leaf.
-    pub fn leaf_validity(&self) -> Option<(Seconds, Seconds)> {
-        self.chain.first().and_then(cert::validity)
+    /// The validity of the peer's certificate; `None` if it presented none.
+    pub fn peer_validity(&self) -> Option<Validity> {
+        self.peer_chain.first().and_then(cert::validity)
     }
 
-    /// Whether a handshake of a client with them would succeed at `time`. Whether a client must show
-    /// a certificate, and whether its name is allowed, are other questions.
-    pub fn hold_for_client(&self, identity: &Identity, time: Seconds) -> bool {
-        let peer_holds =
-            self.chain.is_empty() || identity.verify_client_at(&self.chain, time).is_ok();
-        peer_holds && self.own_holds(time)
+    /// Whether they are valid now.
+    pub fn is_valid(&self) -> bool {
+        self.is_valid_until(self.clock.now())
     }
 
-    /// Whether the names in them are allowed ones.
-    pub fn are_admitted(&self, identity: &Identity) -> bool {
-        matches!(&self.names, Some(Ok(names)) if identity.admit(names).is_ok())
+    fn is_valid_until(&self, time: UnixTime) -> bool {
+        if time > self.own_not_after {
+            return false;
+        }
+        if self.peer_chain.is_empty() {
+            return true;
+        }
+        let identity = self.identity.current();
+        if self.generation.get() == identity.trust_generation && time <= self.verified_until.get() {
+            return true;
+        }
+        let valid = identity.tls.verify_peer(&self.peer_chain, time).is_ok();
+        if valid {
+            self.generation.set(identity.trust_generation);
+            self.verified_until.set(next_expiry(&self.peer_chain, time));
+        }
+        valid
     }
 
-    /// Whether a server with them would be spoken to at `time` under the name `name`.
-    pub fn hold_for_server(
-        &self,
-        identity: &Identity,
-        name: &ServerName<'_>,
-        time: Seconds,
-    ) -> bool {
-        identity.verify_server_at(&self.chain, name, time).is_ok() && self.own_holds(time)
+    /// Waits until they are no longer valid. Idle, this costs nothing: it wakes when the identity
+    /// changes, when the system clock was set, and when a certificate expires.
+    pub async fn until_revoked(&self) {
+        self.until_revoked_within(Duration::ZERO).await;
     }
 
-    /// The first second after `time` in which they might hold no longer, should nothing on disk
-    /// change: the one after a certificate's end, or a change among the roots. That a certificate
-    /// ends does not say that it was needed.
-    pub fn next_change(&self, identity: &Identity, time: Seconds) -> Seconds {
-        let ends = self.chain.iter().filter_map(cert::validity).map(|(_, end)| end);
-        let ends = ends.chain(self.own_end).map(|end| end.saturating_add(1));
-        let roots = identity.roots().map(|roots| roots.next_change(time));
-        ends.chain(roots).filter(|change| *change > time).min().unwrap_or(Seconds::MAX)
+    /// Waits until they will no longer be valid in `duration` from then on.
+    pub async fn until_revoked_within(&self, duration: Duration) {
+        let mut identity = self.identity.clone();
+        loop {
+            identity.borrow_and_update();
+            let time = add(self.clock.now(), duration);
+            if !self.is_valid_until(time) {
+                return;
+            }
+            let next = self.own_not_after.min(self.verified_until.get());
+            // The last second of a certificate is part of its validity (RFC 5280, 4.1.2.5).
+            let pause = duration_until(next, time) + Duration::from_secs(1);
+            tokio::select! {
+                () = identity.changed() => {}
+                () = sleep(pause.min(MAX_SLEEP)) => {}
+            }
+        }
     }
+}
 
-    fn own_holds(&self, time: Seconds) -> bool {
-        self.own_end.is_none_or(|end| time <= end)
-    }
+/// When the first certificate of `chain` expires that is still valid at `time`.
+fn next_expiry(chain: &[CertificateDer<'_>], time: UnixTime) -> UnixTime {
+    let ends = chain.iter().filter_map(cert::validity).map(|validity| validity.not_after);
+    ends.filter(|end| *end >= time).min().unwrap_or(FOREVER)
 }

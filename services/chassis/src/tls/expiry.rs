@@ -1,82 +1,92 @@
-//! Warnings before a certificate ends: daily, and hourly on its last day.
+//! Warnings before certificates expire: daily, and hourly on the last day.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use super::clock::{Seconds, now, utc};
+use rustls::pki_types::UnixTime;
+
+use super::clock::{duration_until, format_rfc3339};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How many certificates' warnings are remembered.
-const MOST_REMEMBERED: usize = 64;
+/// The longest default lead time, for certificates that are valid for years, such as roots.
+const MAX_LEAD_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What is to be said of a certificate.
+/// How many certificates are remembered.
+const MAX_REMEMBERED: usize = 64;
+
+/// What there is to warn of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Soon(Duration),
-    Past,
+enum Expiry {
+    Expiring(Duration),
+    Expired,
 }
 
-/// Warns of certificates' ends, no more often than is useful.
+/// Warns of certificates that expire, no more often than is useful.
 #[derive(Debug, Default)]
-pub struct Warner {
-    /// How long before the end; `None` for a third of the lifetime.
-    before: Option<Duration>,
-    /// When each certificate was warned about last, by its end, and whether it had expired: replicas
-    /// have certificates of their own, and take turns.
-    last: BTreeMap<Seconds, (bool, Instant)>,
+pub struct ExpiryMonitor {
+    lead_time: Option<Duration>,
+    /// When each certificate was last warned about, by its expiry, and whether it had expired then:
+    /// a peer's replicas have certificates of their own, and take turns.
+    warned: BTreeMap<UnixTime, (bool, Instant)>,
 }
 
-impl Warner {
-    /// Warns from `before` the end on, or from when a third of the lifetime is left.
-    pub fn new(before: Option<Duration>) -> Self {
-        Self { before, last: BTreeMap::new() }
+impl ExpiryMonitor {
+    /// Warns from `lead_time` before the expiry; by default, in the last third of the lifetime, at
+    /// most 30 days.
+    pub fn new(lead_time: Option<Duration>) -> Self {
+        Self { lead_time, warned: BTreeMap::new() }
     }
 
-    /// Logs a warning about `whose` certificate if one is due.
-    pub fn look(&mut self, whose: &str, not_before: Seconds, not_after: Seconds) {
-        match self.due(now(), Instant::now(), not_before, not_after) {
-            Some(Ending::Past) => {
-                tracing::error!(certificate = whose, expired = %utc(not_after), "Certificate has expired");
+    /// Logs a warning about `certificate` if one is due.
+    pub fn check(
+        &mut self,
+        certificate: &str,
+        not_before: UnixTime,
+        not_after: UnixTime,
+        now: UnixTime,
+    ) {
+        let at = format_rfc3339(not_after);
+        match self.due(not_before, not_after, now, Instant::now()) {
+            Some(Expiry::Expired) => {
+                tracing::error!(certificate, expired = at, "Certificate has expired");
             }
-            Some(Ending::Soon(left)) => {
+            Some(Expiry::Expiring(left)) => {
                 let left = humantime::format_duration(left);
-                tracing::warn!(certificate = whose, expires = %utc(not_after), %left, "Certificate expires soon");
+                tracing::warn!(certificate, expires = at, %left, "Certificate expires soon");
             }
             None => {}
         }
     }
 
-    /// What is to be said at `now`, which is the steady clock's `at`; nothing if it was said of late.
+    /// What to warn of at `now`, which is `instant` by the monotonic clock; `None` if that was done
+    /// recently.
     fn due(
         &mut self,
-        now: Seconds,
-        at: Instant,
-        not_before: Seconds,
-        not_after: Seconds,
-    ) -> Option<Ending> {
-        // Its last second is one of its lifetime (RFC 5280, 4.1.2.5).
-        let left = u64::try_from(not_after.saturating_sub(now)).map(Duration::from_secs);
-        let expired = left.is_err();
-        let ending = left.map_or(Ending::Past, Ending::Soon);
-        let left = left.unwrap_or_default();
-        let lifetime = u64::try_from(not_after.saturating_sub(not_before)).unwrap_or(0);
-        if left > self.before.unwrap_or(Duration::from_secs(lifetime / 3)) {
+        not_before: UnixTime,
+        not_after: UnixTime,
+        now: UnixTime,
+        instant: Instant,
+    ) -> Option<Expiry> {
+        // The last second is part of the validity (RFC 5280, 4.1.2.5).
+        let expired = now > not_after;
+        let left = duration_until(not_after, now);
+        let default = (duration_until(not_after, not_before) / 3).min(MAX_LEAD_TIME);
+        if !expired && left > self.lead_time.unwrap_or(default) {
             return None;
         }
         let pause = if left < DAY { HOUR } else { DAY };
-        match self.last.get(&not_after) {
-            // One that has just ended is warned about afresh.
-            Some((was_expired, last)) if *was_expired == expired && at - *last < pause => None,
+        match self.warned.get(&not_after) {
+            Some((was_expired, last)) if *was_expired == expired && instant - *last < pause => None,
             _ => {
-                self.last.insert(not_after, (expired, at));
-                if self.last.len() > MOST_REMEMBERED {
-                    self.last.pop_first();
+                self.warned.insert(not_after, (expired, instant));
+                if self.warned.len() > MAX_REMEMBERED {
+                    self.warned.pop_first();
                 }
-                Some(ending)
+                Some(if expired { Expiry::Expired } else { Expiry::Expiring(left) })
             }
         }
     }
@@ -85,47 +95,52 @@ impl Warner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::clock::from_timestamp;
 
-    const NOW: Seconds = 1_795_537_079;
+    const NOW: i64 = 1_795_537_079;
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn seconds(time: Duration) -> Seconds {
-        Seconds::try_from(time.as_secs()).expect("not that long")
-    }
-
-    /// What is said of a certificate that ends `left` seconds from now, of a lifetime of `lifetime`.
-    fn first_said(before: Option<Duration>, lifetime: Seconds, left: Seconds) -> Option<Ending> {
+    /// What is due for a certificate of `lifetime` seconds, `left` seconds before it expires.
+    fn first_due(lead_time: Option<Duration>, lifetime: i64, left: i64) -> Option<Expiry> {
         let end = NOW + left;
-        Warner::new(before).due(NOW, Instant::now(), end - lifetime, end)
+        let [begin, end, now] = [end - lifetime, end, NOW].map(from_timestamp);
+        ExpiryMonitor::new(lead_time).due(begin, end, now, Instant::now())
     }
 
-    fn soon(seconds: u64) -> Option<Ending> {
-        Some(Ending::Soon(Duration::from_secs(seconds)))
-    }
-
-    #[test]
-    fn a_certificate_is_warned_about_in_the_last_third_of_its_lifetime() {
-        assert_eq!(first_said(None, 300, 101), None);
-        assert_eq!(first_said(None, 300, 100), soon(100));
-        assert_eq!(first_said(None, 300, 0), soon(0), "valid until its last second is over");
-        assert_eq!(first_said(None, 300, -1), Some(Ending::Past));
+    fn expiring(seconds: u64) -> Option<Expiry> {
+        Some(Expiry::Expiring(Duration::from_secs(seconds)))
     }
 
     #[test]
-    fn the_time_before_can_be_chosen() {
-        assert_eq!(first_said(Some(HOUR), 7200, 3601), None);
-        assert_eq!(first_said(Some(HOUR), 7200, 3600), soon(3600));
-        assert_eq!(first_said(Some(DAY), 7200, 7200), soon(7200));
+    fn warns_in_the_last_third_of_the_lifetime() {
+        assert_eq!(first_due(None, 300, 101), None);
+        assert_eq!(first_due(None, 300, 100), expiring(100));
+        assert_eq!(first_due(None, 300, 0), expiring(0), "the last second is valid");
+        assert_eq!(first_due(None, 300, -1), Some(Expiry::Expired));
     }
 
     #[test]
-    fn it_is_said_daily_and_on_the_last_day_hourly() {
-        assert_eq!((HOUR.as_secs(), DAY.as_secs()), (3600, 86_400));
+    fn warns_at_most_thirty_days_before_by_default() {
+        let (day, years) = (24 * 3600, 20 * 365 * 24 * 3600);
+        assert_eq!(first_due(None, years, 31 * day), None);
+        assert_eq!(first_due(None, years, 30 * day), expiring(30 * 24 * 3600));
+    }
+
+    #[test]
+    fn lead_time_can_be_configured() {
+        assert_eq!(first_due(Some(HOUR), 7200, 3601), None);
+        assert_eq!(first_due(Some(HOUR), 7200, 3600), expiring(3600));
+        assert_eq!(first_due(Some(DAY), 7200, 7200), expiring(7200));
+    }
+
+    #[test]
+    fn repeats_daily_and_on_the_last_day_hourly() {
         for (left, pause) in [(3 * DAY, DAY), (DAY, DAY), (DAY - MINUTE, HOUR), (MINUTE, HOUR)] {
-            let end = NOW + seconds(left);
-            let mut warner = Warner::new(Some(30 * DAY));
-            let at = Instant::now();
-            let mut due = |after| warner.due(NOW, at + after, 0, end).is_some();
+            let [begin, now] = [0, NOW].map(from_timestamp);
+            let end = crate::tls::clock::add(now, left);
+            let mut monitor = ExpiryMonitor::new(Some(30 * DAY));
+            let start = Instant::now();
+            let mut due = |after| monitor.due(begin, end, now, start + after).is_some();
             assert!(due(Duration::ZERO));
             assert!(!due(pause - MINUTE), "{left:?} left");
             assert!(due(pause), "{left:?} left");
@@ -134,35 +149,31 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_just_ended_is_said_at_once_and_then_hourly() {
-        let mut warner = Warner::new(None);
-        let at = Instant::now();
-        let mut due = |now, after| warner.due(now, at + after, NOW - 300, NOW);
-        assert_eq!(due(NOW, Duration::ZERO), soon(0));
-        assert_eq!(due(NOW + 1, MINUTE), Some(Ending::Past));
+    fn reports_expiry_at_once_and_then_hourly() {
+        let mut monitor = ExpiryMonitor::new(None);
+        let start = Instant::now();
+        let mut due = |now, after| {
+            let [begin, end, now] = [NOW - 300, NOW, now].map(from_timestamp);
+            monitor.due(begin, end, now, start + after)
+        };
+        assert_eq!(due(NOW, Duration::ZERO), expiring(0));
+        assert_eq!(due(NOW + 1, MINUTE), Some(Expiry::Expired));
         assert_eq!(due(NOW + 60, HOUR), None);
-        assert_eq!(due(NOW + 3601, HOUR + MINUTE), Some(Ending::Past));
+        assert_eq!(due(NOW + 3601, HOUR + MINUTE), Some(Expiry::Expired));
     }
 
     #[test]
-    fn replicas_take_turns_and_each_is_said_once() {
-        let mut warner = Warner::new(Some(DAY));
-        let at = Instant::now();
-        let mut due = |end| warner.due(NOW, at, 0, end).is_some();
-        assert!(due(NOW + 1000));
-        assert!(due(NOW + 1001), "another certificate");
-        assert!(!due(NOW + 1000));
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded_and_the_latest() {
-        let mut warner = Warner::new(Some(DAY));
-        let at = Instant::now();
+    fn warns_once_for_each_replicas_certificate_and_remembers_a_bounded_number() {
+        let mut monitor = ExpiryMonitor::new(Some(DAY));
+        let start = Instant::now();
+        let mut due = |end| {
+            let [begin, end, now] = [0, end, NOW].map(from_timestamp);
+            monitor.due(begin, end, now, start).is_some()
+        };
         for end in NOW..NOW + 200 {
-            assert!(warner.due(NOW, at, 0, end).is_some());
-            assert!(warner.last.len() <= MOST_REMEMBERED);
+            assert!(due(end));
         }
-        assert_eq!(warner.last.len(), MOST_REMEMBERED);
-        assert_eq!(warner.due(NOW, at, 0, NOW + 199), None);
+        assert!(!due(NOW + 199));
+        assert_eq!(monitor.warned.len(), MAX_REMEMBERED);
     }
 }

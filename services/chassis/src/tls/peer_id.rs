@@ -1,10 +1,10 @@
-//! Who a certificate says that its holder is.
+//! Identities of peers, as their certificates state them.
 //!
-//! A service's name is its SPIFFE ID, the one URI among its certificate's subject alternative names
-//! (SPIFFE X.509-SVID, section 2: exactly one URI). Where a certificate has no URI, its DNS names
-//! stand in. Names are compared whole: nothing matches by prefix, suffix or wildcard.
+//! A service's identity is its SPIFFE ID, the one URI among its certificate's subject alternative
+//! names (SPIFFE X.509-SVID, section 2: exactly one URI). A certificate without a URI is identified
+//! by its DNS names. IDs are compared as a whole: nothing matches by prefix, suffix or wildcard.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
@@ -56,26 +56,36 @@ impl FromStr for SpiffeId {
     }
 }
 
-/// A name by which a peer is known: its SPIFFE ID, or a DNS name where it has none.
+/// The identity of a peer: its SPIFFE ID, or a DNS name where it has none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Name {
+pub enum PeerId {
     /// The one URI of the certificate.
     Spiffe(SpiffeId),
     /// One of the DNS names of a certificate without a URI, in lower case.
     Dns(String),
 }
 
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl PeerId {
+    /// The ID as text.
+    pub fn as_str(&self) -> &str {
         match self {
-            Self::Spiffe(id) => id.fmt(f),
-            // A certificate may have any text there.
-            Self::Dns(name) => f.write_str(&printable(name)),
+            Self::Spiffe(id) => id.as_str(),
+            Self::Dns(name) => name,
         }
     }
 }
 
-impl FromStr for Name {
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(id) => id.fmt(f),
+            // A certificate may have any text in it.
+            Self::Dns(name) => f.write_str(&sanitize(name)),
+        }
+    }
+}
+
+impl FromStr for PeerId {
     type Err = &'static str;
 
     /// Reads a name as a configuration has it.
@@ -98,13 +108,13 @@ impl FromStr for Name {
     }
 }
 
-fn is_of_dns(byte: u8) -> bool {
+fn is_dns_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.*".contains(&byte)
 }
 
-/// What a certificate says of its holder.
+/// A certificate's subject alternative names (RFC 5280, 4.2.1.6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct SubjectAltNames {
     /// Every URI, whether a SPIFFE ID or not.
     pub uris: Vec<String>,
     /// Every DNS name, in lower case.
@@ -115,27 +125,27 @@ pub struct Names {
     pub unreadable: usize,
 }
 
-impl Names {
+impl SubjectAltNames {
     /// Reads the subject alternative names of `certificate`.
     ///
     /// # Errors
     /// When it is not a certificate, or has the extension twice.
-    pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
+    pub fn from_der(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, certificate) =
             X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
-        Self::of_parsed(&certificate)
+        Self::from_parsed(&certificate)
     }
 
-    pub(super) fn of_parsed(certificate: &X509Certificate<'_>) -> Result<Self, String> {
+    pub(super) fn from_parsed(certificate: &X509Certificate<'_>) -> Result<Self, String> {
         let mut names = Self::default();
         let extension =
             certificate.subject_alternative_name().map_err(|error| error.to_string())?;
         for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
             match name {
                 GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
-                // RFC 5280, 4.2.1.6: no DNS name has other letters. One that spells a SPIFFE ID
-                // would be taken for it by whoever reads the log.
-                GeneralName::DNSName(name) if name.bytes().all(is_of_dns) => {
+                // RFC 5280, 4.2.1.6: no DNS name has other characters. One that spells a SPIFFE ID
+                // would look like it in a log.
+                GeneralName::DNSName(name) if name.bytes().all(is_dns_character) => {
                     names.dns.push(name.to_ascii_lowercase());
                 }
                 GeneralName::DNSName(_) => names.unreadable += 1,
@@ -147,55 +157,60 @@ impl Names {
         Ok(names)
     }
 
-    /// By which names the holder may be let in: its one SPIFFE ID, or else its DNS names.
+    /// The IDs by which the holder may be authorized: its one SPIFFE ID, or else its DNS names.
     ///
     /// # Errors
-    /// When it has several URIs, one that is not a SPIFFE ID, a name that cannot be read, or none:
-    /// such a holder is nobody.
-    pub fn identity(&self) -> Result<Vec<Name>, WrongId> {
+    /// When there are several URIs, one that is not a SPIFFE ID, a name that cannot be read, or none:
+    /// such a certificate identifies no one.
+    pub fn peer_ids(&self) -> Result<Vec<PeerId>, PeerIdError> {
         match self.uris.as_slice() {
             // An unreadable name might have been a second URI.
-            _ if self.unreadable > 0 => Err(WrongId::Unreadable),
-            [] if self.dns.is_empty() => Err(WrongId::Nameless),
-            [] => Ok(self.dns.iter().cloned().map(Name::Dns).collect()),
+            _ if self.unreadable > 0 => Err(PeerIdError::Unreadable),
+            [] if self.dns.is_empty() => Err(PeerIdError::MissingSan),
+            [] => Ok(self.dns.iter().cloned().map(PeerId::Dns).collect()),
             [uri] => match uri.parse() {
-                Ok(id) => Ok(vec![Name::Spiffe(id)]),
-                Err(_) => Err(WrongId::NotSpiffe(printable(uri))),
+                Ok(id) => Ok(vec![PeerId::Spiffe(id)]),
+                Err(_) => Err(PeerIdError::InvalidSpiffeId(sanitize(uri).into_owned())),
             },
-            several => Err(WrongId::Several(several.len())),
+            uris => Err(PeerIdError::MultipleUris(uris.len())),
         }
     }
 }
 
-/// Why a certificate's holder is not who it should be.
+/// Why a certificate's holder is not the expected one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WrongId {
+pub enum PeerIdError {
     /// No URI and no DNS name.
-    #[error("its certificate has neither a URI nor a DNS name")]
-    Nameless,
+    #[error("the certificate has neither a URI nor a DNS name")]
+    MissingSan,
     /// A name that cannot be read.
-    #[error("its certificate has a name that cannot be read")]
+    #[error("the certificate has a name that cannot be read")]
     Unreadable,
     /// More than one URI.
-    #[error("its certificate has {0} URIs, where a SPIFFE identity has exactly one")]
-    Several(usize),
+    #[error("the certificate has {0} URIs; a SPIFFE ID must be the only one")]
+    MultipleUris(usize),
     /// A URI that is not a SPIFFE ID.
-    #[error("its certificate's URI `{0}` is not a SPIFFE ID")]
-    NotSpiffe(String),
-    /// Another name than the ones that are let in.
-    #[error("it is `{found}`, and only `{wanted}` will do")]
-    Another {
-        /// Whom the certificate names.
+    #[error("the certificate's URI `{0}` is not a SPIFFE ID")]
+    InvalidSpiffeId(String),
+    /// Another ID than the expected one.
+    #[error("peer ID `{found}` does not match expected `{wanted}`")]
+    Mismatch {
+        /// The ID in the certificate.
         found: String,
-        /// Who would be let in.
+        /// The expected ID.
         wanted: String,
     },
-    /// A name that nobody has allowed.
-    #[error("it is `{0}`, which is not among the allowed names")]
+    /// An ID that is not among the allowed ones.
+    #[error("peer ID `{0}` is not among the allowed IDs")]
     NotAllowed(String),
 }
 
-/// `text` without anything that could disturb a log or a terminal, and not too long for either.
-pub fn printable(text: &str) -> String {
-    text.chars().take(256).flat_map(char::escape_debug).collect()
+/// `text` with control characters escaped and cut to 256 characters, for logs and terminals.
+pub fn sanitize(text: &str) -> Cow<'_, str> {
+    const MAX_LENGTH: usize = 256;
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && !b"\\\"'".contains(&byte);
+    if text.len() <= MAX_LENGTH && text.bytes().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().take(MAX_LENGTH).flat_map(char::escape_debug).collect()
 }

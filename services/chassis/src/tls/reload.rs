@@ -1,304 +1,497 @@
-//! Follows an identity on disk: notices changes, verifies them, publishes what is good.
+//! Polls an identity's files and publishes what is valid.
 //!
-//! The writer is a thread of its own, and the reader a [`Current`] that anyone may clone. A change
-//! is noticed by watching the *folders* (kubelet swaps a link, people rename), by reading the files
-//! again every so often, or by SIGHUP. A set that is not wholly good is counted and logged, and what
-//! was there before stays.
+//! The writer is a thread, and the reader an [`IdentityWatch`] that anyone may clone. Own certificate
+//! and trust bundle are two units, each accepted or rejected as a whole: a fault in one does not hold
+//! back the other. A rejected reload is logged and counted, and what was in use stays in use.
+//!
+//! Files are polled, not watched: kubelet takes a minute to update them anyway, and inotify instances
+//! run out on busy nodes. A poll compares metadata and reads the files when it changed; contents are
+//! accepted when two polls in a row read the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
+    collections::hash_map::DefaultHasher,
+    fmt,
     hash::{Hash as _, Hasher as _},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
-    event::{AccessKind, AccessMode, ModifyKind},
-};
+use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::{
-    clock::utc,
-    expiry::Warner,
-    identity::{Identity, Sources},
-    cert::Purpose,
-    peer_id::Name,
-    trust::Roots,
+    cert::{CertKeyPaths, OwnCertificate, Role},
+    clock::{Clock, FOREVER, format_rfc3339},
+    expiry::ExpiryMonitor,
+    identity::{Build, Identity, IdentitySources, TrustSource},
+    metrics::{IdentityMetrics, Unit},
+    pem,
+    trust::{self, TrustBundle},
 };
-use crate::{config, files, metrics::IdentityMetrics, error::ConfigError};
+use crate::{error::ConfigError, files};
 
-/// None of the files that are followed is larger: they are PEM, or a configuration.
-const LARGEST_FILE: u64 = 1 << 20;
+/// The pause between two looks at the files after [`ReloadHandle::reload`].
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long files must lie still before they are read: whoever replaces several is given the time.
-const SETTLE: Duration = Duration::from_millis(150);
+/// How many times [`SETTLE_INTERVAL`] is waited for before such a reload goes on as ordinary polls.
+const MAX_SETTLE_ATTEMPTS: usize = 50;
 
-/// How long events are gathered before the files are looked at.
-const LULL: Duration = Duration::from_millis(100);
+/// How often rejected files are verified again: a certificate may become valid as time passes.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many times [`SETTLE`] is waited for; files that never lie still, or that someone keeps open
-/// for writing, are read as they are.
-const PATIENCE: usize = 40;
+/// By how much the system clock must be set to wake those who wait for a certificate's expiry.
+const CLOCK_STEP: Duration = Duration::from_secs(2);
 
-/// The reader's half: always the last identity that was good.
-#[derive(Clone, Debug)]
-pub struct Current(watch::Receiver<Arc<Identity>>);
+/// The reader's half: the last identity that was valid.
+pub struct IdentityWatch<T>(watch::Receiver<Arc<Identity<T>>>);
 
-impl Current {
-    /// The identity of this moment.
-    pub fn get(&self) -> Arc<Identity> {
+impl<T> Clone for IdentityWatch<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> fmt::Debug for IdentityWatch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityWatch").finish_non_exhaustive()
+    }
+}
+
+impl<T> IdentityWatch<T> {
+    /// The current identity.
+    pub fn current(&self) -> Arc<Identity<T>> {
         Arc::clone(&self.0.borrow())
     }
 
-    /// Waits until another identity than the one seen before is published. Never ends when the
-    /// follower is gone.
+    /// The current identity, which this receiver has then seen.
+    pub fn borrow_and_update(&mut self) -> Arc<Identity<T>> {
+        Arc::clone(&self.0.borrow_and_update())
+    }
+
+    /// Waits until something was published that this receiver has not seen: another identity, or the
+    /// same one after the system clock was set. Never ends once the reloader is gone.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether another identity was published since the last [`Current::changed`] of this value.
-    pub fn has_changed(&self) -> bool {
-        self.0.has_changed().unwrap_or(false)
-    }
-
-    /// Takes note of the identity of this moment.
-    pub fn mark_seen(&mut self) -> Arc<Identity> {
-        Arc::clone(&self.0.borrow_and_update())
+    /// Whether the files are still polled. A reloader that ended by a panic reloads nothing.
+    pub fn is_reloading(&self) -> bool {
+        self.0.has_changed().is_ok()
     }
 }
 
-/// The writer's half. When it is dropped, nothing is followed any more and the last identity stays.
-#[derive(Debug)]
-pub struct Follower {
-    order: Sender<Order>,
-}
+/// The writer's half. When it is dropped, reloading ends and the last identity stays.
+#[derive(Clone, Debug)]
+pub struct ReloadHandle(Arc<CommandSender>);
 
 #[derive(Debug)]
-enum Order {
-    /// Something happened in a folder.
-    Stir,
-    /// Someone wants the files to be looked at now.
-    Look,
-    Stop,
+struct CommandSender(Sender<Command>);
+
+#[derive(Debug)]
+enum Command {
+    Reload,
+    Shutdown,
 }
 
-impl Follower {
-    /// A handle by which to order a look at the files, as SIGHUP does.
-    pub fn look(&self) {
-        // The thread lives as long as this does.
-        let _ = self.order.send(Order::Look);
+impl ReloadHandle {
+    /// Looks at the files now, as SIGHUP asks for.
+    pub fn reload(&self) {
+        // The thread lives as long as this does, unless it panicked.
+        let _ = self.0.0.send(Command::Reload);
     }
 }
 
-impl Drop for Follower {
+impl Drop for CommandSender {
     fn drop(&mut self) {
-        let _ = self.order.send(Order::Stop);
+        let _ = self.0.send(Command::Shutdown);
     }
 }
 
-/// Follows what `sources` name, and the names of those who are let in, which `allowed` reads anew
-/// from the configuration `file`. Its other keys take effect at the next start.
-///
-/// # Errors
-/// When the first identity cannot be used.
-pub fn follow_sources(
-    settings: &config::Identity,
-    purpose: Purpose,
-    sources: Sources,
-    file: &Path,
-    allowed: impl Fn() -> Result<Option<BTreeSet<Name>>, ConfigError> + Send + 'static,
-    metrics: IdentityMetrics,
-) -> Result<(Follower, Current), ConfigError> {
-    let mut files = sources.files();
-    files.push(file.to_owned());
-    let file = file.to_owned();
-    let load = move || {
-        let allowed = allowed()?;
-        if allowed.is_none() && sources.allowed.is_some() {
-            // A file that is being written, or a slip: not a reason to let everyone in.
-            let cause = "the names of those who are let in are gone, and without them everyone is";
-            return Err(ConfigError::new(file.display(), cause)
-                .hint("put them back, or start again without them"));
-        }
-        Identity::load(&Sources { allowed, ..sources.clone() }, purpose)
-    };
-    follow(settings, files, load, metrics)
+/// How a service reloads its identity.
+#[derive(Clone, Debug)]
+pub struct ReloadSettings {
+    /// The service, which names the thread.
+    pub service: &'static str,
+    /// How often the files are looked at.
+    pub poll_interval: Duration,
+    /// How long before it expires a certificate is warned about; `None` for a third of its lifetime.
+    pub expiry_warning: Option<Duration>,
+    /// The time by which certificates are verified.
+    pub clock: Clock,
 }
 
-/// Loads an identity by `load`, and again whenever one of `files` changes.
+/// Loads the identity that `sources` name, builds its rustls side by `build`, and keeps both current.
 ///
 /// # Errors
 /// When the first identity cannot be used.
-pub fn follow(
-    settings: &config::Identity,
-    files: Vec<PathBuf>,
-    load: impl Fn() -> Result<Identity, ConfigError> + Send + 'static,
+pub fn spawn_reloader<T: Send + Sync + 'static>(
+    settings: ReloadSettings,
+    sources: IdentitySources,
+    role: Role,
     metrics: IdentityMetrics,
-) -> Result<(Follower, Current), ConfigError> {
-    let seen = fingerprint(&files);
-    let first = load()?;
-    metrics.publish(&first);
-    let (publish, current) = watch::channel(Arc::new(first));
-    let (order, orders) = mpsc::channel();
-    let folders = Folders::new(order.clone());
-    let thread = Thread {
-        files,
-        load,
-        publish,
+    build: Box<Build<T>>,
+) -> Result<(ReloadHandle, IdentityWatch<T>), ConfigError> {
+    // Metadata first: what changes while it is read is seen as a change by the next poll.
+    let certificate = sources.own.as_ref().map(certificate_files);
+    let trust = trust_files(&sources.trust);
+    let first = Arc::new(Identity::load(&sources, role, &settings.clock, &*build)?);
+    let now = settings.clock.now();
+    metrics.record_identity(&first, now);
+    for unit in [certificate.as_ref(), trust.as_ref()].into_iter().flatten() {
+        metrics.record_loaded(unit.unit);
+    }
+    let next_root_change = next_root_change(&first, now);
+    let (publish, watch) = watch::channel(first);
+    let (sender, commands) = mpsc::channel();
+    let reloader = Reloader {
+        next_root_change,
+        own_expiry: ExpiryMonitor::new(settings.expiry_warning),
+        root_expiry: ExpiryMonitor::new(settings.expiry_warning),
+        settings,
+        sources,
+        role,
         metrics,
-        seen,
-        refused: false,
-        folders,
-        poll: settings.poll_interval.0.max(SETTLE),
-        warner: Warner::new(settings.expiry_warning.map(|span| span.0)),
-        roots_warner: Warner::new(settings.expiry_warning.map(|span| span.0)),
+        build,
+        publish,
+        certificate,
+        trust,
     };
     thread::Builder::new()
-        .name("identity".into())
-        .spawn(move || thread.run(&orders))
-        .map_err(|error| ConfigError::new("the thread that follows the identity", error))?;
-    Ok((Follower { order }, Current(current)))
+        .name(format!("{}-reload", reloader.settings.service))
+        .spawn(move || reloader.run(&commands))
+        .map_err(|error| ConfigError::new("the thread that reloads the identity", error))?;
+    Ok((ReloadHandle(Arc::new(CommandSender(sender))), IdentityWatch(watch)))
 }
 
-struct Thread<L> {
-    files: Vec<PathBuf>,
-    load: L,
-    publish: watch::Sender<Arc<Identity>>,
+struct Reloader<T> {
+    settings: ReloadSettings,
+    sources: IdentitySources,
+    role: Role,
     metrics: IdentityMetrics,
-    /// The contents that were last looked at, whether they were good or not.
-    seen: u64,
-    /// Whether they were refused.
-    refused: bool,
-    folders: Folders,
-    poll: Duration,
-    warner: Warner,
-    roots_warner: Warner,
+    build: Box<Build<T>>,
+    publish: watch::Sender<Arc<Identity<T>>>,
+    certificate: Option<UnitFiles>,
+    trust: Option<UnitFiles>,
+    /// When a root next becomes valid or expires.
+    next_root_change: UnixTime,
+    own_expiry: ExpiryMonitor,
+    root_expiry: ExpiryMonitor,
 }
 
-impl<L: Fn() -> Result<Identity, ConfigError>> Thread<L> {
-    fn run(mut self, orders: &Receiver<Order>) {
+impl<T: Send + Sync> Reloader<T> {
+    fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let fresh = self.folders.watch(&self.files);
-            self.warn();
-            let mut ordered = if fresh {
-                // What happened in a folder before it was watched, nobody tells.
-                false
-            } else {
-                match orders.recv_timeout(self.poll) {
-                    Ok(Order::Look) => true,
-                    Ok(Order::Stir) | Err(RecvTimeoutError::Timeout) => false,
-                    Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            self.warn_of_expiry();
+            let before = (Instant::now(), self.settings.clock.now());
+            match commands.recv_timeout(self.settings.poll_interval) {
+                Ok(Command::Reload) => self.reload_now(commands),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look(false);
                 }
-            };
-            // One look is enough for all that has happened until now, in a busy folder too.
-            thread::sleep(LULL);
-            for order in orders.try_iter() {
-                match order {
-                    Order::Look => ordered = true,
-                    Order::Stir => {}
-                    Order::Stop => return,
-                }
+                Ok(Command::Shutdown) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.look(ordered);
+            self.wake_after_clock_step(before);
         }
     }
 
-    /// Looks at the files, and takes them if they are other than before and wholly good.
-    fn look(&mut self, ordered: bool) {
-        // What was refused may have become good by itself: a certificate that was not valid yet.
-        if fingerprint(&self.files) == self.seen && !ordered && !self.refused {
-            return;
-        }
-        let (print, loaded) = self.load_whole();
-        let changed = print != self.seen;
-        self.seen = print;
-        self.refused = loaded.is_err();
-        match loaded {
-            Ok(identity) if identity == **self.publish.borrow() => {
-                if ordered {
-                    tracing::info!("Identity looked at: unchanged");
-                }
+    /// Looks at the files until they have settled.
+    fn reload_now(&mut self, commands: &Receiver<Command>) {
+        let mut looked = Looked::default();
+        for _ in 0..MAX_SETTLE_ATTEMPTS {
+            let next = self.look(true);
+            looked.changed |= next.changed;
+            looked.settling = next.settling;
+            if !looked.settling {
+                break;
             }
-            Ok(identity) => {
-                let identity = Arc::new(identity);
-                // Before it is said: whoever reads the line may count on it.
-                self.publish.send_replace(Arc::clone(&identity));
-                self.metrics.publish(&identity);
-                self.metrics.refreshed.with_label_values(&["ok"]).inc();
-                let leaf = identity.leaf.as_ref().map(|leaf| &leaf.facts);
+            thread::sleep(SETTLE_INTERVAL);
+        }
+        // Orders that came meanwhile have been carried out.
+        while let Ok(Command::Reload) = commands.try_recv() {}
+        if !looked.changed && !looked.settling {
+            tracing::info!("TLS identity unchanged");
+        }
+    }
+
+    /// Looks at the files once, and takes what has changed and settled. `forced` reads them even
+    /// where their metadata did not change.
+    fn look(&mut self, forced: bool) -> Looked {
+        let mut looked = Looked::default();
+        let now = self.settings.clock.now();
+        let current = Arc::clone(&self.publish.borrow());
+        let (mut own, mut trust) = (current.own.clone(), current.trust.clone());
+        // First: a certificate is checked against the new bundle.
+        let mut trust_changed = false;
+        if let Some(mut files) = self.trust.take() {
+            let source = &self.sources.trust;
+            let load = |contents: &Contents| load_trust(source, contents, now);
+            if let Some(loaded) = files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked)
+            {
                 tracing::info!(
-                    serial = leaf.map(|leaf| leaf.serial.as_str()),
-                    expires = leaf.map(|leaf| utc(leaf.not_after)),
-                    "Identity replaced"
+                    unit = Unit::TrustBundle.label(),
+                    roots = loaded.active_count(now),
+                    expires = format_rfc3339(loaded.latest_expiry().not_after),
+                    "TLS identity reloaded"
                 );
+                trust = Some(loaded);
+                trust_changed = true;
+            }
+            self.trust = Some(files);
+        }
+        if let (Some(mut files), Some(paths)) = (self.certificate.take(), &self.sources.own) {
+            files.retry |= trust_changed;
+            let role = self.role;
+            let chains = |own: &OwnCertificate| {
+                trust.as_ref().is_some_and(|trust| trust.verifies(own, role, now))
+            };
+            let load = |contents: &Contents| {
+                let loaded = load_certificate(paths, contents, role, now)?;
+                // Where both ends share a bundle, a certificate that it does not verify is a mistake,
+                // or arrived before its root.
+                if current.own.as_deref().is_some_and(chains) && !chains(&loaded) {
+                    return Err(ConfigError::new(
+                        paths.certificate.display(),
+                        "certificate does not chain to any root in the trust bundle",
+                    )
+                    .hint("include its intermediates or add its root first; a restart takes it as it is"));
+                }
+                Ok(loaded)
+            };
+            if let Some(loaded) = files.update(forced, own.as_ref(), load, &self.metrics, &mut looked) {
+                tracing::info!(
+                    unit = Unit::Certificate.label(),
+                    serial = loaded.serial,
+                    expires = format_rfc3339(loaded.not_after(now)),
+                    "TLS identity reloaded"
+                );
+                own = Some(loaded);
+            }
+            self.certificate = Some(files);
+        }
+        let roots_changed = trust_changed || now >= self.next_root_change;
+        if looked.accepted || roots_changed {
+            let generation = current.trust_generation + u64::from(roots_changed);
+            self.publish(own, trust, generation, now);
+        } else {
+            self.metrics.record_identity(&current, now);
+        }
+        looked
+    }
+
+    fn publish(
+        &mut self,
+        own: Option<Arc<OwnCertificate>>,
+        trust: Option<Arc<TrustBundle>>,
+        generation: u64,
+        now: UnixTime,
+    ) {
+        match Identity::new(own, trust, generation, now, &*self.build) {
+            Ok(identity) => {
+                self.metrics.record_identity(&identity, now);
+                self.next_root_change = next_root_change(&identity, now);
+                self.publish.send_replace(Arc::new(identity));
+            }
+            Err(error) => tracing::error!(
+                cause = %error,
+                "TLS identity reload failed, keeping the current identity"
+            ),
+        }
+    }
+
+    /// Wakes those who wait for a certificate's expiry, since a sleep does not notice that the clock
+    /// was set.
+    fn wake_after_clock_step(&self, (instant, time): (Instant, UnixTime)) {
+        let expected = super::clock::add(time, instant.elapsed());
+        let off = expected.as_secs().abs_diff(self.settings.clock.now().as_secs());
+        if off > CLOCK_STEP.as_secs() {
+            self.publish.send_modify(|_| {});
+        }
+    }
+
+    fn warn_of_expiry(&mut self) {
+        let identity = Arc::clone(&self.publish.borrow());
+        let now = self.settings.clock.now();
+        if let Some(own) = &identity.own {
+            self.own_expiry.check("own", own.leaf.not_before, own.not_after(now), now);
+        }
+        if let Some(trust) = &identity.trust {
+            let last = trust.latest_expiry();
+            self.root_expiry.check("last trust root", last.not_before, last.not_after, now);
+        }
+    }
+}
+
+fn next_root_change<T>(identity: &Identity<T>, now: UnixTime) -> UnixTime {
+    identity.trust.as_ref().map_or(FOREVER, |trust| trust.next_change(now))
+}
+
+/// What one look at the files came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looked {
+    /// Something was accepted or rejected.
+    changed: bool,
+    /// Something was accepted.
+    accepted: bool,
+    /// Something has changed and is not yet taken.
+    settling: bool,
+}
+
+/// The files of one unit, and what was last seen in them.
+struct UnitFiles {
+    unit: Unit,
+    paths: Box<dyn Fn() -> Vec<PathBuf> + Send>,
+    metadata: Vec<Metadata>,
+    /// The contents that were last accepted or rejected.
+    digest: u64,
+    /// Changed contents that the last look saw, and this one must see again.
+    candidate: Option<u64>,
+    /// When the contents were rejected.
+    rejected: Option<Instant>,
+    /// Whether to verify rejected contents again now.
+    retry: bool,
+}
+
+impl UnitFiles {
+    fn new(unit: Unit, paths: Box<dyn Fn() -> Vec<PathBuf> + Send>) -> Self {
+        let metadata = metadata(&paths());
+        let digest = digest(&read(&paths()));
+        Self { unit, paths, metadata, digest, candidate: None, rejected: None, retry: false }
+    }
+
+    /// Looks at the files; returns what was loaded from them if that is valid and not `current`.
+    fn update<U: PartialEq>(
+        &mut self,
+        forced: bool,
+        current: Option<&Arc<U>>,
+        load: impl FnOnce(&Contents) -> Result<U, ConfigError>,
+        metrics: &IdentityMetrics,
+        looked: &mut Looked,
+    ) -> Option<Arc<U>> {
+        let retry = std::mem::take(&mut self.retry) && self.rejected.is_some()
+            || self.rejected.is_some_and(|since| since.elapsed() >= RETRY_INTERVAL);
+        let paths = (self.paths)();
+        let metadata = metadata(&paths);
+        if !forced && !retry && self.candidate.is_none() && metadata == self.metadata {
+            return None;
+        }
+        self.metadata = metadata;
+        let contents = read(&paths);
+        let digest = digest(&contents);
+        let is_new = digest != self.digest;
+        if is_new && self.candidate != Some(digest) {
+            self.candidate = Some(digest);
+            looked.settling = true;
+            return None;
+        }
+        self.candidate = None;
+        if !is_new && !retry && !(forced && self.rejected.is_some()) {
+            return None;
+        }
+        self.digest = digest;
+        let unit = self.unit.label();
+        match load(&contents) {
+            Ok(loaded) if current.is_some_and(|current| **current == loaded) => {
+                if self.rejected.take().is_some() {
+                    metrics.record_loaded(self.unit);
+                    tracing::info!(unit, "TLS identity unchanged: the files hold the current one again");
+                }
+                None
+            }
+            Ok(loaded) => {
+                self.rejected = None;
+                metrics.record_reload(self.unit, true);
+                looked.changed = true;
+                looked.accepted = true;
+                Some(Arc::new(loaded))
             }
             Err(error) => {
-                if changed || ordered {
-                    self.metrics.refreshed.with_label_values(&["refused"]).inc();
-                    tracing::error!(cause = %error, "Identity on disk refused, keeping the one before");
+                self.rejected = Some(Instant::now());
+                if is_new || forced {
+                    looked.changed = true;
+                    metrics.record_reload(self.unit, false);
+                    tracing::error!(
+                        unit,
+                        cause = %error,
+                        "TLS identity reload failed, keeping the current identity"
+                    );
                 }
+                None
             }
-        }
-    }
-
-    /// Loads what lies still: the same contents before and after, so that no two moments are mixed.
-    fn load_whole(&self) -> (u64, Result<Identity, ConfigError>) {
-        let mut print = fingerprint(&self.files);
-        for _ in 0..PATIENCE {
-            thread::sleep(SETTLE);
-            let again = fingerprint(&self.files);
-            if again == print && !self.folders.see_a_writer(&self.files) {
-                let loaded = self.load();
-                if fingerprint(&self.files) == print {
-                    return (print, loaded);
-                }
-            }
-            print = again;
-        }
-        (print, self.load())
-    }
-
-    /// Loads them. A leaf for which no root vouches, where the same roots did for the one in use, is
-    /// a slip, or came before its intermediates.
-    fn load(&self) -> Result<Identity, ConfigError> {
-        let next = (self.load)()?;
-        let current = self.publish.borrow();
-        if next.judges_as(&current) && current.vouches_for_itself() && !next.vouches_for_itself() {
-            let cause =
-                "no root of the trust bundle vouches for it, as one does for the one in use";
-            return Err(ConfigError::new("our own certificate", cause)
-                .hint("put its intermediates below it, or its root into the bundle first; a restart takes it as it is"));
-        }
-        Ok(next)
-    }
-
-    fn warn(&mut self) {
-        let identity = Arc::clone(&self.publish.borrow());
-        // A root may have ended since.
-        self.metrics.publish(&identity);
-        if let Some(leaf) = &identity.leaf {
-            self.warner.look("our own", leaf.facts.not_before, leaf.facts.not_after);
-        }
-        if let Some((not_before, not_after)) = identity.roots().and_then(Roots::longest) {
-            self.roots_warner.look("the last trust root's", not_before, not_after);
         }
     }
 }
 
-/// A fingerprint of what the files hold at this moment, or of why they cannot be read.
-fn fingerprint(files: &[PathBuf]) -> u64 {
+fn certificate_files(paths: &CertKeyPaths) -> UnitFiles {
+    let paths = vec![paths.certificate.clone(), paths.key.clone()];
+    UnitFiles::new(Unit::Certificate, Box::new(move || paths.clone()))
+}
+
+fn trust_files(source: &TrustSource) -> Option<UnitFiles> {
+    let paths: Box<dyn Fn() -> Vec<PathBuf> + Send> = match source {
+        TrustSource::Disabled => return None,
+        TrustSource::Bundle(path) => {
+            let path = path.clone();
+            Box::new(move || vec![path.clone()])
+        }
+        TrustSource::Native => Box::new(|| trust::native_files().into_iter().collect()),
+    };
+    Some(UnitFiles::new(Unit::TrustBundle, paths))
+}
+
+fn load_certificate(
+    paths: &CertKeyPaths,
+    contents: &Contents,
+    role: Role,
+    now: UnixTime,
+) -> Result<OwnCertificate, ConfigError> {
+    let [certificate, key] = contents.as_slice() else {
+        return Err(ConfigError::new(paths.certificate.display(), "it was not read"));
+    };
+    let (certificate, key) = (certificate.as_ref(), key.as_ref());
+    let missing = |error: &ConfigError| pem::missing(error.clone());
+    OwnCertificate::from_pem(
+        paths,
+        certificate.map_err(missing)?,
+        key.map_err(missing)?,
+        role,
+        now,
+    )
+}
+
+fn load_trust(
+    source: &TrustSource,
+    contents: &Contents,
+    now: UnixTime,
+) -> Result<TrustBundle, ConfigError> {
+    match (source, contents.as_slice()) {
+        (TrustSource::Bundle(path), [bytes]) => {
+            let bytes = bytes.as_ref().map_err(|error| pem::missing(error.clone()))?;
+            TrustBundle::from_pem(path, bytes, now)
+        }
+        _ => TrustBundle::native(),
+    }
+}
+
+/// The contents of files, or why they could not be read. Keys among them are wiped after use.
+type Contents = Vec<Result<Zeroizing<Vec<u8>>, ConfigError>>;
+
+fn read(paths: &[PathBuf]) -> Contents {
+    paths.iter().map(|path| files::read(path, pem::MAX_BYTES).map(Zeroizing::new)).collect()
+}
+
+fn digest(contents: &Contents) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for file in files {
-        match files::read(file, LARGEST_FILE) {
+    for file in contents {
+        match file {
             Ok(bytes) => bytes.hash(&mut hasher),
             Err(error) => error.to_string().hash(&mut hasher),
         }
@@ -306,197 +499,21 @@ fn fingerprint(files: &[PathBuf]) -> u64 {
     hasher.finish()
 }
 
-/// The folders in which a change of the files shows.
-struct Folders {
-    watcher: Option<RecommendedWatcher>,
-    /// Each with its device and inode: another folder may have taken its place.
-    watched: BTreeMap<PathBuf, (u64, u64)>,
-    noticed: Arc<Mutex<Noticed>>,
+/// What tells, without reading a file, that it may have changed.
+#[derive(Debug, PartialEq, Eq)]
+struct Metadata {
+    path: PathBuf,
+    /// Device, inode, size, and the times of the last change of contents and of metadata; `None` if
+    /// the file cannot be looked at.
+    state: Option<[i64; 7]>,
 }
 
-impl Folders {
-    fn new(order: Sender<Order>) -> Self {
-        let noticed = Arc::new(Mutex::new(Noticed::default()));
-        let notebook = Arc::clone(&noticed);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if let Ok(event) = &event {
-                lock(&notebook).note(event);
-            }
-            // Reading a file is an event too, and not a change.
-            let is_read = event.as_ref().is_ok_and(|event| {
-                matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
-            });
-            if !is_read {
-                let _ = order.send(Order::Stir);
-            }
-        });
-        let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "Folders cannot be watched; files are read every so often"))
-            .ok();
-        Self { watcher, watched: BTreeMap::new(), noticed }
-    }
-
-    /// Watches the folders of `files` as they are now; links may lead elsewhere than before. Whether
-    /// there are any that were not watched until now.
-    fn watch(&mut self, files: &[PathBuf]) -> bool {
-        let Some(watcher) = &mut self.watcher else {
-            return false;
-        };
-        let wanted: BTreeMap<_, _> = files
-            .iter()
-            .flat_map(|file| folders_of(file))
-            .filter_map(|folder| nearest_existing(&folder))
-            .collect();
-        let lost = {
-            let mut noticed = lock(&self.noticed);
-            // Of the others nobody will tell when they are closed.
-            noticed
-                .open
-                .retain(|file| file.parent().is_some_and(|folder| wanted.contains_key(folder)));
-            std::mem::take(&mut noticed.lost)
-        };
-        self.watched.retain(|folder, inode| {
-            let stays = wanted.get(folder) == Some(inode) && !lost.contains(folder);
-            if !stays {
-                let _ = watcher.unwatch(folder);
-            }
-            stays
-        });
-        let mut fresh = false;
-        for (folder, inode) in wanted {
-            if self.watched.contains_key(&folder) {
-                continue;
-            }
-            if watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok() {
-                self.watched.insert(folder, inode);
-                fresh = true;
-            } else if nearest_existing(&folder) != Some((folder, inode)) {
-                // It has gone away since it was found.
-                fresh = true;
-            }
-        }
-        fresh
-    }
-
-    /// Whether someone was seen to write one of `files` who has not closed it yet.
-    fn see_a_writer(&self, files: &[PathBuf]) -> bool {
-        let noticed = lock(&self.noticed);
-        files
-            .iter()
-            .filter_map(|file| file.canonicalize().ok())
-            .any(|file| noticed.open.contains(&file))
-    }
-}
-
-/// What the watcher has noticed. Its paths are without links, as those that are watched are.
-#[derive(Default)]
-struct Noticed {
-    /// What was moved or removed. If it is a folder, another may have its name by now, even with the
-    /// same inode, and the watch is not on that one.
-    lost: BTreeSet<PathBuf>,
-    /// Files that someone has begun to write, and not closed yet.
-    open: BTreeSet<PathBuf>,
-}
-
-impl Noticed {
-    fn note(&mut self, event: &Event) {
-        if event.need_rescan() {
-            // Events were lost, so perhaps that of a file's closing.
-            self.open.clear();
-        }
-        for path in &event.paths {
-            match event.kind {
-                EventKind::Modify(ModifyKind::Data(_)) => {
-                    self.open.insert(path.clone());
-                }
-                EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                    self.open.remove(path);
-                }
-                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                    self.open.remove(path);
-                    self.lost.insert(path.clone());
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn lock(noticed: &Mutex<Noticed>) -> MutexGuard<'_, Noticed> {
-    noticed.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The folder itself, without links in its path, or the nearest above it while it is not there; with
-/// its device and inode.
-fn nearest_existing(folder: &Path) -> Option<(PathBuf, (u64, u64))> {
-    folder.ancestors().find_map(|folder| {
-        let folder = folder.canonicalize().ok()?;
-        let metadata = std::fs::metadata(&folder).ok()?;
-        Some((folder, (metadata.dev(), metadata.ino())))
-    })
-}
-
-/// Each folder whose change can make `file` another one: its own, and those of the links on the way.
-fn folders_of(file: &Path) -> BTreeSet<PathBuf> {
-    let mut folders = BTreeSet::new();
-    let mut ways = vec![std::path::absolute(file).unwrap_or_else(|_| file.to_owned())];
-    // As many links as Linux follows.
-    for _ in 0..40 {
-        let Some(way) = ways.pop() else { break };
-        folders.extend(way.parent().map(Path::to_owned));
-        for part in way.ancestors() {
-            let (Ok(target), Some(folder)) = (std::fs::read_link(part), part.parent()) else {
-                continue;
-            };
-            let rest = way.strip_prefix(part).unwrap_or(Path::new(""));
-            folders.insert(folder.to_owned());
-            ways.push(folder.join(target).join(rest));
-        }
-    }
-    folders
-}
-
-#[cfg(test)]
-mod tests {
-    use notify::event::{DataChange, Flag, RemoveKind, RenameMode};
-
-    use super::*;
-
-    const WRITTEN: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    const REMOVED: EventKind = EventKind::Remove(RemoveKind::File);
-    const MOVED: EventKind = EventKind::Modify(ModifyKind::Name(RenameMode::From));
-
-    fn noticed(events: &[EventKind]) -> Noticed {
-        let mut noticed = Noticed::default();
-        for event in events {
-            noticed.note(&Event::new(*event).add_path("/identity/tls.crt".into()));
-        }
-        noticed
-    }
-
-    #[test]
-    fn a_file_is_open_from_its_first_write_until_it_is_closed_removed_or_moved() {
-        let file = Path::new("/identity/tls.crt");
-        assert!(noticed(&[WRITTEN]).open.contains(file));
-        for end in [CLOSED, REMOVED, MOVED] {
-            assert!(noticed(&[WRITTEN, end]).open.is_empty(), "{end:?}");
-            assert!(noticed(&[WRITTEN, end, WRITTEN]).open.contains(file), "{end:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_removed_or_moved_is_to_be_watched_anew() {
-        for end in [REMOVED, MOVED] {
-            assert!(noticed(&[end]).lost.contains(Path::new("/identity/tls.crt")), "{end:?}");
-        }
-        assert!(noticed(&[WRITTEN, CLOSED]).lost.is_empty());
-    }
-
-    #[test]
-    fn lost_events_leave_no_file_open_for_ever() {
-        let mut noticed = noticed(&[WRITTEN]);
-        noticed.note(&Event::new(EventKind::Other).set_flag(Flag::Rescan));
-        assert!(noticed.open.is_empty());
-    }
+fn metadata(paths: &[PathBuf]) -> Vec<Metadata> {
+    let state = |path: &PathBuf| {
+        let file = std::fs::metadata(path).ok()?;
+        let [device, inode, size] = [file.dev(), file.ino(), file.size()].map(u64::cast_signed);
+        let (mtime, ctime) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
+        Some([device, inode, size, mtime.0, mtime.1, ctime.0, ctime.1])
+    };
+    paths.iter().map(|path| Metadata { path: path.clone(), state: state(path) }).collect()
 }

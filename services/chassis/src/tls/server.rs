@@ -1,120 +1,156 @@
-//! rustls for a server whose identity changes while it runs.
+//! The server's end: presents our certificate, and verifies clients where it asks for theirs.
 
 use std::sync::Arc;
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
     client::danger::HandshakeSignatureValid,
     crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, UnixTime},
     server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert,
+        NoServerSessionStorage, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::CertifiedKey,
+    sign::SingleCertAndKey,
 };
 
-use super::{ALPN, reload::Current, provider, versions};
-use crate::config::MinTlsVersion;
+use super::{
+    ALPN,
+    cert::OwnCertificate,
+    clock::Clock,
+    identity::VerifyPeer,
+    provider,
+    trust::{PeerVerifiers, TrustBundle},
+};
+use crate::error::ConfigError;
 
 /// Whether clients are asked for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum ClientAuth {
     /// They are not asked.
-    No,
-    /// They may show one, and it must be good.
+    None,
+    /// They may present one, which must be valid.
     Optional,
-    /// They must show one, and it must be good.
+    /// They must present one, which must be valid.
     Required,
 }
 
-/// A configuration that presents the current leaf and verifies clients against the current roots.
-///
-/// Sessions are never resumed: a ticket would let its holder past the verification of its
-/// certificate, so past a root that was withdrawn. Every connection proves both identities anew.
-///
-/// # Errors
-/// When the cryptography does not support the TLS versions.
-pub fn config(current: &Current, ask: Ask, oldest: MinTlsVersion) -> Result<ServerConfig, Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
-        .with_protocol_versions(versions(oldest))?
-        .with_client_cert_verifier(Arc::new(Clients { current: current.clone(), ask }))
-        .with_cert_resolver(Arc::new(OwnLeaf(current.clone())));
-    // Ours is the order of strength, whatever a client would rather have.
-    config.ignore_client_order = true;
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
+/// What a server builds from its identity.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The configuration of each handshake.
+    pub config: Arc<ServerConfig>,
+    verifier: Option<Arc<ClientVerifier>>,
 }
 
-/// Presents the current leaf, whatever name the client asks for: the client judges the name.
-#[derive(Debug)]
-struct OwnLeaf(Current);
-
-impl ResolvesServerCert for OwnLeaf {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.get().leaf.as_ref().map(|leaf| Arc::clone(&leaf.certified))
+impl ServerTls {
+    /// Builds it from our certificate and the trust bundle, for the moment `now`.
+    ///
+    /// Sessions are never resumed: a ticket would let its holder skip the verification of its
+    /// certificate, even after the root that it was verified by was removed.
+    ///
+    /// # Errors
+    /// When there is no certificate, or rustls does not accept the parameters.
+    pub fn build(
+        own: Option<&Arc<OwnCertificate>>,
+        trust: Option<&TrustBundle>,
+        client_auth: ClientAuth,
+        versions: &[&'static SupportedProtocolVersion],
+        clock: &Clock,
+        now: UnixTime,
+    ) -> Result<Self, ConfigError> {
+        let failed = |error: &dyn std::fmt::Display| ConfigError::new("TLS configuration", error);
+        let own = own.ok_or_else(|| failed(&"a server needs a certificate"))?;
+        let builder = ServerConfig::builder_with_details(Arc::clone(provider()), clock.provider())
+            .with_protocol_versions(versions)
+            .map_err(|error| failed(&error))?;
+        let verifier = match trust {
+            Some(trust) if client_auth != ClientAuth::None => {
+                let verifiers = PeerVerifiers::build(trust, now, |anchors| {
+                    WebPkiClientVerifier::builder_with_provider(anchors, Arc::clone(provider())).build()
+                })?;
+                let mandatory = client_auth == ClientAuth::Required;
+                Some(Arc::new(ClientVerifier { verifiers, mandatory }))
+            }
+            _ => None,
+        };
+        let builder = match &verifier {
+            Some(verifier) => {
+                builder.with_client_cert_verifier(Arc::clone(verifier) as Arc<dyn ClientCertVerifier>)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder
+            // Whatever name the client asks for: verifying the name is the client's part.
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.certified))));
+        // Our order is by strength.
+        config.ignore_client_order = true;
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self { config: Arc::new(config), verifier })
     }
 }
 
-/// Verifies clients against the roots of the moment.
-#[derive(Debug)]
-struct Clients {
-    current: Current,
-    ask: Ask,
+impl VerifyPeer for ServerTls {
+    fn verify_peer(
+        &self,
+        chain: &[CertificateDer<'static>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let (end_entity, intermediates) =
+            chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let verifier = self.verifier.as_ref().ok_or(Error::NoCertificatesPresented)?;
+        verifier.verify_client_cert(end_entity, intermediates, now).map(|_| ())
+    }
 }
 
-impl ClientCertVerifier for Clients {
-    fn offer_client_auth(&self) -> bool {
-        self.ask != Ask::No
-    }
+/// rustls' own verifier of clients, after a check of the chain's size.
+#[derive(Debug)]
+struct ClientVerifier {
+    verifiers: PeerVerifiers<dyn ClientCertVerifier>,
+    mandatory: bool,
+}
 
+impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.ask == Ask::Required
+        self.mandatory
     }
 
-    /// None: the roots change while this lives, and strangers need not be told who is trusted.
+    /// No hints: a client need not learn whom this server trusts.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
 
     fn verify_client_cert(
         &self,
-        leaf: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _: UnixTime,
+        now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
-        self.current.get().verify_client(&chain).map(|()| ClientCertVerified::assertion())
+        let verifier = self.verifiers.select(end_entity, intermediates)?;
+        verifier.verify_client_cert(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        leaf: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            leaf,
-            signature,
-            &provider().signature_verification_algorithms,
-        )
+        let algorithms = &provider().signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        leaf: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            leaf,
-            signature,
-            &provider().signature_verification_algorithms,
-        )
+        let algorithms = &provider().signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

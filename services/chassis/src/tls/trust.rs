@@ -1,19 +1,28 @@
-//! The trust bundle: the roots that vouch for peers.
+//! The trust bundle: the trust anchors by which peers are verified.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustls::{RootCertStore, pki_types::CertificateDer};
+use rustls::{
+    CertificateError, RootCertStore,
+    pki_types::{CertificateDer, UnixTime},
+};
+use rustls_native_certs::load_certs_from_paths;
+
+use x509_parser::x509::X509Version;
 
 use super::{
-    clock::{Seconds, now, utc},
-    cert, pem,
+    cert::{self, OwnCertificate, Role, Validity},
+    clock::{FOREVER, format_rfc3339},
+    identity::TrustSource,
+    limits, pem,
 };
-use crate::error::ConfigError;
+use crate::{error::ConfigError, files};
 
-/// Where distributions keep the roots of their system in one file.
+/// Where distributions keep the system's roots in one file.
 const SYSTEM_FILES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -21,138 +30,226 @@ const SYSTEM_FILES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The file that [`Roots::of_system`] reads, where there is one.
-pub(super) fn system_file() -> Option<PathBuf> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    named.or_else(|| SYSTEM_FILES.iter().map(PathBuf::from).find(|file| file.exists()))
-}
-
-/// A root certificate and its validity, which verifiers of chains do not look at by themselves.
+/// A root certificate, and what verifiers of chains do not look at by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Root {
     der: CertificateDer<'static>,
-    not_before: Seconds,
-    not_after: Seconds,
+    validity: Validity,
+    /// Whether it may issue certificates. One that may not is accepted itself, and nothing below it.
+    issues: bool,
 }
 
-impl Root {
-    fn is_valid(&self, now: Seconds) -> bool {
-        self.not_before <= now && now <= self.not_after
-    }
-}
-
-/// A trust bundle with at least one root that is valid now.
+/// A trust bundle. It holds at least one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Roots(Vec<Root>);
+pub struct TrustBundle(Vec<Root>);
 
-impl Roots {
-    /// Reads a PEM bundle. Roots that have expired stay in it without effect, so that a rotation can
-    /// leave them to be cleared away later; a bundle of nothing else is refused.
+impl TrustBundle {
+    /// Reads the roots that `source` names; `None` where peers are not verified.
     ///
     /// # Errors
-    /// When the file cannot be read, is cut short, holds a certificate that is no root, or holds no
-    /// root that is valid now.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    /// As [`TrustBundle::from_pem`], and when a file cannot be read.
+    pub fn load(source: &TrustSource, now: UnixTime) -> Result<Option<Self>, ConfigError> {
+        match source {
+            TrustSource::Disabled => Ok(None),
+            TrustSource::Bundle(path) => {
+                let bytes = files::read(path, pem::MAX_BYTES).map_err(pem::missing)?;
+                Self::from_pem(path, &bytes, now).map(Some)
+            }
+            TrustSource::Native => Self::native().map(Some),
+        }
+    }
+
+    /// Parses the PEM bundle `path`. Roots that have expired stay in it without effect, so that a
+    /// rotation can leave them for later; a bundle of nothing else is rejected.
+    ///
+    /// # Errors
+    /// When it is damaged, holds a certificate that is not a root or that is not supported, or holds
+    /// no root that is valid at `now`.
+    pub fn from_pem(path: &Path, bytes: &[u8], now: UnixTime) -> Result<Self, ConfigError> {
+        let error = |reason: String| ConfigError::new(path.display(), reason);
         let mut roots = Vec::new();
-        for der in pem::certificates(path)? {
-            let certificate = cert::parse(path, &der)?;
-            let self_issued = certificate.issuer() == certificate.subject();
-            if !certificate.is_ca() && !self_issued {
-                return Err(ConfigError::new(
-                    path.display(),
-                    format!(
-                        "`{}` in it is no root: it was issued by `{}`",
-                        certificate.subject(),
-                        certificate.issuer()
-                    ),
-                )
+        for der in pem::certificates(path, bytes)? {
+            let certificate = cert::parse(&der)
+                .map_err(|reason| error(format!("a certificate in it {reason}")))?;
+            if !certificate.is_ca() && certificate.issuer() != certificate.subject() {
+                return Err(error(format!(
+                    "`{}` in it is not a root: it was issued by `{}`",
+                    certificate.subject(),
+                    certificate.issuer()
+                ))
                 .hint("put the certificate of the root that issued it"));
             }
-            let (not_before, not_after) = (
-                certificate.validity().not_before.timestamp(),
-                certificate.validity().not_after.timestamp(),
-            );
-            RootCertStore::empty().add(der.clone()).map_err(|error| {
-                ConfigError::new(path.display(), format!("a root in it cannot be used: {error}"))
-            })?;
-            let root = Root { der, not_before, not_after };
-            if !roots.contains(&root) {
-                roots.push(root);
+            if let Some(reason) = cert::unsupported(&certificate) {
+                return Err(error(format!("a root in it {reason}")));
             }
+            RootCertStore::empty()
+                .add(der.clone())
+                .map_err(|reason| error(format!("a root in it cannot be used: {reason}")))?;
+            let validity = Validity::from_parsed(&certificate);
+            // Version 1 knows no basicConstraints; such roots are old, and CAs.
+            let issues = certificate.is_ca() || certificate.version() == X509Version::V1;
+            roots.push(Root { der, validity, issues });
         }
-        let roots = Self(roots);
-        if roots.valid(now()).next().is_none() {
-            let latest = roots.0.iter().map(|root| root.not_after).max().unwrap_or_default();
-            let cause = if latest < now() {
-                format!("every root in it has expired, the last at {}", utc(latest))
+        let bundle = Self(roots);
+        if bundle.valid(now).next().is_none() {
+            let latest = bundle.latest_expiry().not_after;
+            let reason = if latest < now {
+                format!("every root in it has expired, the last at {}", format_rfc3339(latest))
             } else {
                 "no root in it is valid yet".to_owned()
             };
-            return Err(ConfigError::new(path.display(), cause).hint("put a root that is valid now"));
+            return Err(error(reason).hint("add a root that is valid now"));
         }
-        Ok(roots)
+        Ok(bundle)
     }
 
-    /// The roots of the operating system.
+    /// The roots of the operating system, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
     ///
     /// # Errors
-    /// When it has none.
-    pub fn of_system() -> Result<Self, ConfigError> {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = Vec::new();
-        for der in found.certs {
-            let Ok(certificate) = cert::parse(Path::new("system"), &der) else {
-                continue;
-            };
-            let (not_before, not_after) = (
-                certificate.validity().not_before.timestamp(),
-                certificate.validity().not_after.timestamp(),
-            );
-            roots.push(Root { der, not_before, not_after });
+    /// When there are none, or a file that a variable names cannot be read.
+    pub fn native() -> Result<Self, ConfigError> {
+        let NativePaths { file, dirs, variable } = NativePaths::find();
+        let mut found = load_certs_from_paths(file.as_deref(), None);
+        for dir in &dirs {
+            let more = load_certs_from_paths(None, Some(dir));
+            found.certs.extend(more.certs);
+            found.errors.extend(more.errors);
         }
+        let hint = "name a trust bundle with ponger.acceptCert, or install the package ca-certificates";
+        if let (Some(error), true) = (found.errors.first(), variable) {
+            return Err(ConfigError::new("SSL_CERT_FILE and SSL_CERT_DIR", error).hint(hint));
+        }
+        let roots: Vec<_> = found
+            .certs
+            .into_iter()
+            .filter_map(|der| {
+                let validity = cert::validity(&der)?;
+                Some(Root { der, validity, issues: true })
+            })
+            .collect();
         if roots.is_empty() {
-            return Err(ConfigError::new("the system's trust roots", "there are none")
-                .hint("name a trust bundle with ponger.acceptCert, or install the package ca-certificates"));
+            return Err(ConfigError::new("the system's trust roots", "there are none").hint(hint));
         }
         Ok(Self(roots))
     }
 
-    /// The roots that are valid at `time`, as rustls takes them.
-    pub fn store(&self, time: Seconds) -> Arc<RootCertStore> {
-        let mut store = RootCertStore::empty();
-        for root in self.valid(time) {
-            // Each was added once already, by `load`; those of the system may be of any kind.
-            let _ = store.add(root.der.clone());
-        }
-        Arc::new(store)
-    }
-
-    /// When the set of valid roots next changes by itself after `time`.
-    pub fn next_change(&self, time: Seconds) -> Seconds {
+    /// When a root next becomes valid or expires after `time`.
+    pub fn next_change(&self, time: UnixTime) -> UnixTime {
+        let ends = |root: &Root| super::clock::add(root.validity.not_after, std::time::Duration::from_secs(1));
         self.0
             .iter()
-            .flat_map(|root| [root.not_before, root.not_after.saturating_add(1)])
+            .flat_map(|root| [root.validity.not_before, ends(root)])
             .filter(|change| *change > time)
             .min()
-            .unwrap_or(Seconds::MAX)
+            .unwrap_or(FOREVER)
     }
 
-    /// Until when the first of the roots that are valid at `time` is valid.
-    pub fn earliest_end(&self, time: Seconds) -> Option<Seconds> {
-        self.valid(time).map(|root| root.not_after).min()
+    /// The first expiry among the roots that are valid at `time`.
+    pub fn earliest_expiry(&self, time: UnixTime) -> Option<UnixTime> {
+        self.valid(time).map(|root| root.validity.not_after).min()
     }
 
-    /// The validity of the root that ends last.
-    pub fn longest(&self) -> Option<(Seconds, Seconds)> {
-        self.0.iter().map(|root| (root.not_before, root.not_after)).max_by_key(|(_, end)| *end)
+    /// The validity of the root that expires last: after it, no peer can be verified.
+    pub fn latest_expiry(&self) -> Validity {
+        let none = Validity { not_before: FOREVER, not_after: FOREVER };
+        self.0.iter().map(|root| root.validity).max_by_key(|root| root.not_after).unwrap_or(none)
     }
 
-    /// How many of its roots have no effect at `time`.
-    pub fn idle(&self, time: Seconds) -> usize {
-        self.0.len() - self.valid(time).count()
+    /// How many roots are valid at `time`.
+    pub fn active_count(&self, time: UnixTime) -> usize {
+        self.valid(time).count()
     }
 
-    fn valid(&self, time: Seconds) -> impl Iterator<Item = &Root> {
-        self.0.iter().filter(move |root| root.is_valid(time))
+    /// Whether a root that is valid at `time` verifies our own certificate in `role`, as where both
+    /// ends share a bundle.
+    pub fn verifies(&self, own: &OwnCertificate, role: Role, time: UnixTime) -> bool {
+        let [leaf, intermediates @ ..] = own.certified.cert.as_slice() else { return false };
+        let mut anchors = RootCertStore::empty();
+        for root in self.valid(time).filter(|root| root.issues || root.der == *leaf) {
+            let _ = anchors.add(root.der.clone());
+        }
+        cert::verify(leaf, intermediates, Arc::new(anchors), role, time).is_ok()
     }
+
+    fn valid(&self, time: UnixTime) -> impl Iterator<Item = &Root> {
+        self.0.iter().filter(move |root| root.validity.contains(time))
+    }
+}
+
+/// Verifiers of peers, one for each kind of trust anchor that is valid at one moment.
+///
+/// webpki takes any anchor for an issuer. So a self-signed end-entity certificate (CA:FALSE), which
+/// is trusted for itself alone, has a verifier of its own.
+#[derive(Debug)]
+pub(super) struct PeerVerifiers<V: ?Sized> {
+    issued: Option<Arc<V>>,
+    pinned: Option<Arc<V>>,
+    pins: Vec<CertificateDer<'static>>,
+}
+
+impl<V: ?Sized> PeerVerifiers<V> {
+    /// Builds a verifier, by `build`, for the anchors of `bundle` that are valid at `time`.
+    pub(super) fn build<E: std::fmt::Display>(
+        bundle: &TrustBundle,
+        time: UnixTime,
+        build: impl Fn(Arc<RootCertStore>) -> Result<Arc<V>, E>,
+    ) -> Result<Self, ConfigError> {
+        let (mut issuers, mut end_entities) = (RootCertStore::empty(), RootCertStore::empty());
+        let mut pins = Vec::new();
+        for root in bundle.valid(time) {
+            // `from_pem` has added each once already; the system's may be of any kind.
+            if root.issues {
+                let _ = issuers.add(root.der.clone());
+            } else if end_entities.add(root.der.clone()).is_ok() {
+                pins.push(root.der.clone());
+            }
+        }
+        let verifier = |anchors: RootCertStore| {
+            let built = (!anchors.is_empty()).then(|| build(Arc::new(anchors)));
+            built.transpose().map_err(|error| ConfigError::new("the trust bundle", error))
+        };
+        Ok(Self { issued: verifier(issuers)?, pinned: verifier(end_entities)?, pins })
+    }
+
+    /// The verifier of a peer's chain, which must be within the limits.
+    pub(super) fn select(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<&V, rustls::Error> {
+        limits::check_chain(end_entity, intermediates)?;
+        let is_pinned = self.pins.iter().any(|pin| pin == end_entity);
+        let verifier = if is_pinned { &self.pinned } else { &self.issued };
+        // Every root may have expired since the bundle was read; then no peer is trusted.
+        verifier.as_deref().ok_or_else(|| CertificateError::UnknownIssuer.into())
+    }
+}
+
+/// Where the system's roots are.
+struct NativePaths {
+    file: Option<PathBuf>,
+    dirs: Vec<PathBuf>,
+    /// Whether an environment variable names them.
+    variable: bool,
+}
+
+impl NativePaths {
+    fn find() -> Self {
+        let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        let dirs = std::env::var_os("SSL_CERT_DIR")
+            .map(|dirs| std::env::split_paths(&dirs).collect())
+            .unwrap_or_default();
+        if file.is_some() || !Vec::is_empty(&dirs) {
+            return Self { file, dirs, variable: true };
+        }
+        let file = SYSTEM_FILES.iter().map(PathBuf::from).find(|file| file.exists());
+        Self { file, dirs, variable: false }
+    }
+}
+
+/// The files that [`TrustBundle::native`] reads.
+pub(super) fn native_files() -> BTreeSet<PathBuf> {
+    let NativePaths { file, dirs, .. } = NativePaths::find();
+    let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
+    file.into_iter().chain(entries.filter_map(|entry| Some(entry.ok()?.path()))).collect()
 }

@@ -1,11 +1,11 @@
-//! What two peers agreed upon in a handshake, in words from closed sets.
+//! What a handshake negotiated.
 
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 
-/// The outcome of a handshake. Every value comes from what our own cryptography knows, so no peer
-/// can add one.
+/// The outcome of a handshake, as closed sets of labels: every value comes from our own cryptography
+/// provider, so no peer can add one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Session {
+pub struct HandshakeInfo {
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,
     /// The cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
@@ -16,9 +16,9 @@ pub struct Session {
     pub kind: &'static str,
 }
 
-impl Session {
-    /// Reads what `connection` has agreed upon.
-    pub fn of(connection: &CommonState) -> Self {
+impl HandshakeInfo {
+    /// Reads it from a connection whose handshake is complete.
+    pub fn from_connection(connection: &CommonState) -> Self {
         Self {
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",

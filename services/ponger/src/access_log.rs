@@ -1,0 +1,100 @@
+//! The span of a request, and the line that is logged when it is answered.
+
+use std::{rc::Rc, time::Instant};
+
+use actix_web::{
+    Error, HttpMessage as _,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+};
+use chassis::tls::peer_id::sanitize;
+use tracing::{Level, Span, field::display};
+use tracing_actix_web::RootSpanBuilder;
+
+use crate::{
+    authz::{Decision, Revoked},
+    connection::Peer,
+};
+
+/// Opens the span `request` around each request, and logs one line at its end.
+#[derive(Debug)]
+pub struct AccessLog;
+
+struct StartTime(Instant);
+
+impl RootSpanBuilder for AccessLog {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        if !tracing::enabled!(Level::INFO) {
+            return Span::none();
+        }
+        request.extensions_mut().insert(StartTime(Instant::now()));
+        let peer = request.conn_data::<Rc<Peer>>().and_then(|peer| peer.id());
+        tracing::info_span!(
+            "request",
+            method = request.method().as_str(),
+            path = request.path(),
+            peer = peer.map(display)
+        )
+    }
+
+    fn on_request_end<B: MessageBody>(_: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        let response = match outcome {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, "Request failed");
+                return;
+            }
+        };
+        let request = response.request();
+        let Some(peer) = request.conn_data::<Rc<Peer>>() else { return };
+        let extensions = request.extensions();
+        let revoked = extensions.contains::<Revoked>();
+        let decision = if revoked { &Decision::Revoked } else { &peer.decision };
+        if !decision.is_allowed() {
+            log_denied(request, response.status().as_u16(), peer, decision);
+            return;
+        }
+        if !tracing::enabled!(Level::INFO) {
+            return;
+        }
+        let start = extensions.get::<StartTime>();
+        let duration_us = start
+            .map(|start| u64::try_from(start.0.elapsed().as_micros()).unwrap_or(u64::MAX));
+        // The address identifies a client without a certificate.
+        let address = peer.address.filter(|_| peer.id().is_none());
+        tracing::info!(
+            status = response.status().as_u16(),
+            peer = peer.id().map(display),
+            address = address.map(display),
+            duration_us,
+            "Received {} {}",
+            sanitize(request.method().as_str()),
+            sanitize(request.path())
+        );
+        log_handshake(peer);
+    }
+}
+
+fn log_denied(request: &actix_web::HttpRequest, status: u16, peer: &Peer, decision: &Decision) {
+    tracing::warn!(
+        status,
+        peer = peer.id().map(display),
+        address = peer.address.map(display),
+        denied = decision.reason(),
+        "Received {} {}",
+        sanitize(request.method().as_str()),
+        sanitize(request.path())
+    );
+}
+
+fn log_handshake(peer: &Peer) {
+    if let Some(handshake) = peer.handshake {
+        tracing::debug!(
+            version = handshake.version,
+            cipher = handshake.cipher,
+            group = handshake.group,
+            address = peer.address.map(display),
+            "TLS of that request"
+        );
+    }
+}

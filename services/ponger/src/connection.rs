@@ -1,0 +1,372 @@
+//! An open connection: who its peer is, its deadlines, and when it closes.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use chassis::tls::{
+    credentials::ConnectionCredentials,
+    handshake_info::HandshakeInfo,
+    peer_id::{PeerId, PeerIdError},
+    server::ServerTls,
+};
+use futures_util::task::AtomicWaker;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_rustls::server::TlsStream;
+
+use crate::{
+    authz::Decision,
+    server::{ConnectionPermit, Limits},
+};
+
+/// How long a peer whose certificate was revoked may take to read its last response.
+const REVOKED_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection without a request is read from after the service began to stop: a request
+/// may be on its way.
+const SHUTDOWN_READ_GRACE: Duration = Duration::from_millis(200);
+
+/// How much is read before a response is written: it bounds the head of a request, and how many
+/// requests are accepted at once (pipelining).
+const MAX_UNANSWERED_BYTES: usize = 16 * 1024;
+
+/// The other end of a connection. Handlers get it by `request.conn_data::<Rc<Peer>>()`.
+#[derive(Debug)]
+pub struct Peer {
+    /// The address that the connection comes from.
+    pub address: Option<SocketAddr>,
+    /// What the handshake negotiated; `None` without TLS.
+    pub handshake: Option<HandshakeInfo>,
+    /// The IDs in the client's certificate; `None` without a certificate.
+    pub ids: Option<Result<Vec<PeerId>, PeerIdError>>,
+    /// Whether its requests are allowed.
+    pub decision: Decision,
+    /// The certificates of both ends; `None` without TLS.
+    pub credentials: Option<ConnectionCredentials<ServerTls>>,
+}
+
+impl Peer {
+    /// Whether the certificates of both ends are still valid. To be asked at each request, since
+    /// several may have been read before the connection could be closed.
+    pub fn is_valid(&self) -> bool {
+        self.credentials.as_ref().is_none_or(ConnectionCredentials::is_valid)
+    }
+
+    /// The ID in the client's certificate, whether it is allowed or not.
+    pub fn id(&self) -> Option<&PeerId> {
+        self.ids.as_ref()?.as_ref().ok()?.first()
+    }
+
+    async fn until_revoked(&self) {
+        match &self.credentials {
+            Some(credentials) => credentials.until_revoked().await,
+            None => std::future::pending().await,
+        }
+        tracing::info!(
+            peer = self.id().map(tracing::field::display),
+            "Closing connection: peer credentials are no longer valid"
+        );
+    }
+}
+
+/// Why a connection takes no more requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CloseReason {
+    Shutdown,
+    Revoked,
+}
+
+/// The bytes of a connection.
+pub enum Stream {
+    /// By TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// By plain TCP.
+    Plain(TcpStream),
+}
+
+/// A connection as actix sees it: a stream that ends when the service stops, when the peer's
+/// certificate is revoked, or when the peer is too slow. The request in flight is still answered.
+pub struct ServerIo {
+    stream: Stream,
+    peer: Rc<Peer>,
+    watchdog: Watchdog,
+    closing: Option<CloseReason>,
+    shutdown_grace: Option<Pin<Box<Sleep>>>,
+    /// Whether something was read since something was last written.
+    in_request: bool,
+    /// How much that was.
+    unanswered: usize,
+    /// Whether the peer does not read what was last written to it.
+    write_blocked: bool,
+    /// Whether reading waits for a write.
+    read_waits: bool,
+    limits: Limits,
+    _permit: ConnectionPermit,
+}
+
+impl fmt::Debug for ServerIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerIo").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl ServerIo {
+    pub(crate) fn new(
+        stream: Stream,
+        peer: Peer,
+        limits: Limits,
+        mut shutdown: watch::Receiver<bool>,
+        permit: ConnectionPermit,
+    ) -> Self {
+        let peer = Rc::new(peer);
+        let watched = Rc::clone(&peer);
+        let closing = async move {
+            tokio::select! {
+                // The sender lives as long as the server.
+                _ = shutdown.wait_for(|stopping| *stopping) => CloseReason::Shutdown,
+                () = watched.until_revoked() => CloseReason::Revoked,
+            }
+        };
+        // actix has a timeout of its own for the first head, and a response: that comes first.
+        let deadline = Instant::now() + limits.request + Duration::from_secs(1);
+        Self {
+            stream,
+            peer,
+            watchdog: Watchdog::new(Box::pin(closing), deadline, limits.request),
+            closing: None,
+            shutdown_grace: None,
+            in_request: false,
+            unanswered: 0,
+            write_blocked: false,
+            read_waits: false,
+            limits,
+            _permit: permit,
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Rc<Peer> {
+        &self.peer
+    }
+
+    /// Looks, if something woke us for it, whether the connection is to close or its deadline has
+    /// passed.
+    fn check(&mut self, cx: &Context<'_>) -> io::Result<()> {
+        let active = self.in_request || self.write_blocked;
+        if let Some(reason) = self.watchdog.poll(cx, active, self.closing.is_none())? {
+            self.closing = Some(reason);
+            if reason == CloseReason::Revoked {
+                self.watchdog.advance_deadline(Instant::now() + REVOKED_WRITE_TIMEOUT);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records whether the peer reads what is written.
+    fn note_written<T>(&mut self, cx: &Context<'_>, written: &Poll<io::Result<T>>) {
+        self.write_blocked = written.is_pending();
+        if self.write_blocked {
+            self.watchdog.arm();
+        } else if std::mem::take(&mut self.read_waits) {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl AsyncRead for ServerIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let io = &mut *self;
+        io.check(cx)?;
+        if io.closing == Some(CloseReason::Revoked) {
+            return Poll::Ready(Ok(()));
+        }
+        if io.write_blocked || io.unanswered >= MAX_UNANSWERED_BYTES {
+            // Of a peer that does not read its responses, no more requests are taken.
+            io.read_waits = true;
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = match &mut io.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        let count = buffer.filled().len() - before;
+        if count > 0 {
+            io.unanswered += count;
+            if !io.in_request {
+                io.in_request = true;
+                io.watchdog.set_deadline(Instant::now() + io.limits.request);
+                io.watchdog.arm();
+            }
+        }
+        if read.is_pending() && io.closing == Some(CloseReason::Shutdown) && !io.in_request {
+            let grace = io.shutdown_grace.get_or_insert_with(|| {
+                Box::pin(sleep_until(Instant::now() + SHUTDOWN_READ_GRACE))
+            });
+            return grace.as_mut().poll(cx).map(Ok);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for ServerIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let io = &mut *self;
+        io.check(cx)?;
+        let written = match &mut io.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        if matches!(written, Poll::Ready(Ok(1..))) && io.closing != Some(CloseReason::Revoked) {
+            io.in_request = false;
+            io.unanswered = 0;
+            io.watchdog.set_deadline(Instant::now() + io.limits.idle + io.limits.request);
+        }
+        io.note_written(cx, &written);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = &mut *self;
+        io.check(cx)?;
+        let flushed = match &mut io.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        io.note_written(cx, &flushed);
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let io = &mut *self;
+        io.check(cx)?;
+        match &mut io.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Waits for a connection's end and watches its deadline, beside its reads and writes. These happen
+/// several times a request, and what is waited for here almost never: so it is polled only when its
+/// own waker was called, and the timer is not set at each request.
+struct Watchdog {
+    closing: Pin<Box<dyn Future<Output = CloseReason>>>,
+    deadline: Instant,
+    /// Fires at the deadline, or earlier, to look whether the deadline was moved.
+    timer: Pin<Box<Sleep>>,
+    armed: bool,
+    /// The longest time for which the timer is set: no deadline is nearer when it is moved.
+    interval: Duration,
+    waker: Arc<WatchdogWaker>,
+}
+
+struct WatchdogWaker {
+    woken: AtomicBool,
+    connection: AtomicWaker,
+}
+
+impl Wake for WatchdogWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.connection.wake();
+    }
+}
+
+impl Watchdog {
+    fn new(
+        closing: Pin<Box<dyn Future<Output = CloseReason>>>,
+        deadline: Instant,
+        interval: Duration,
+    ) -> Self {
+        let waker = WatchdogWaker { woken: AtomicBool::new(true), connection: AtomicWaker::new() };
+        Self {
+            closing,
+            deadline,
+            timer: Box::pin(sleep_until(deadline)),
+            armed: true,
+            interval,
+            waker: Arc::new(waker),
+        }
+    }
+
+    /// Moves the deadline, by at least the interval from now.
+    fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    /// Moves the deadline to an earlier time.
+    fn advance_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.set_timer(deadline);
+    }
+
+    /// Sets the timer unless it is set.
+    fn arm(&mut self) {
+        if !self.armed {
+            self.set_timer(self.deadline.min(Instant::now() + self.interval));
+        }
+    }
+
+    fn set_timer(&mut self, time: Instant) {
+        self.timer.as_mut().reset(time);
+        self.armed = true;
+        // A timer that is set must be polled once.
+        self.waker.woken.store(true, Ordering::Release);
+        self.waker.connection.wake();
+    }
+
+    /// The reason to close, if there is a new one. `active` says whether the peer has something to do
+    /// by the deadline; connections between requests are actix's matter.
+    fn poll(
+        &mut self,
+        cx: &Context<'_>,
+        active: bool,
+        open: bool,
+    ) -> io::Result<Option<CloseReason>> {
+        self.waker.connection.register(cx.waker());
+        if !self.waker.woken.swap(false, Ordering::AcqRel) {
+            return Ok(None);
+        }
+        let waker = Waker::from(Arc::clone(&self.waker));
+        let mut cx = Context::from_waker(&waker);
+        while self.armed && self.timer.as_mut().poll(&mut cx).is_ready() {
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.armed = active;
+            if active {
+                self.timer.as_mut().reset(self.deadline.min(now + self.interval));
+            }
+        }
+        match open.then(|| self.closing.as_mut().poll(&mut cx)) {
+            Some(Poll::Ready(reason)) => Ok(Some(reason)),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Accepts connections: the connection limit, the TLS handshake, then HTTP/1.1 by actix.
+//!
+//! actix's own TLS acceptor does not say why a handshake failed, cannot close a connection whose
+//! peer's root was removed, and limits concurrent handshakes rather than connections. So accepting is
+//! ours, and actix is given [`ServerIo`], a stream that ends when it must.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_http::{HttpService, Request, Response, body::BoxBody, error::DispatchError};
+use actix_service::{
+    IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+};
+use actix_web::{body::MessageBody, dev::AppConfig};
+use chassis::{
+    failure::{Failure, FailureReason},
+    log_limiter::LogLimiter,
+    metrics::Metrics,
+    tls::{
+        classify,
+        clock::Clock,
+        credentials::ConnectionCredentials,
+        handshake_info::HandshakeInfo,
+        metrics::{HandshakeMetrics, IdentityMetrics},
+        reload::IdentityWatch,
+        server::ServerTls,
+    },
+};
+use prometheus::{IntCounter, IntGauge};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    authz::Policy,
+    connection::{Peer, ServerIo, Stream},
+};
+
+/// How long a client may take, and how many may be connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For its handshake.
+    pub handshake: Duration,
+    /// For the head of a request.
+    pub request: Duration,
+    /// Between two requests on a kept connection.
+    pub idle: Duration,
+    /// Open connections, those in a handshake included.
+    pub connections: u32,
+}
+
+/// Descriptors that are not for connections: standard streams, listeners, the admin listener's
+/// connections, and a few for each worker.
+const RESERVED_DESCRIPTORS: u64 = 32;
+const DESCRIPTORS_PER_WORKER: u64 = 4;
+
+/// `connections`, lowered to what `limit` open files allow with so many workers, so that the
+/// connection limit is met first and the process always has descriptors to spare. At least one.
+pub fn clamp_to_fd_limit(connections: u32, limit: Option<u64>, workers: usize) -> u32 {
+    let Some(limit) = limit else { return connections };
+    let reserved = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64;
+    // Where there are very few, rather a service for half of them than none.
+    let available = limit.saturating_sub(reserved).max(limit / 2).max(1);
+    connections.min(u32::try_from(available).unwrap_or(u32::MAX))
+}
+
+/// What all connections share.
+pub struct Server {
+    tls: Option<IdentityWatch<ServerTls>>,
+    policy: Policy,
+    limits: Limits,
+    clock: Clock,
+    permits: Arc<Semaphore>,
+    shutdown: watch::Sender<bool>,
+    metrics: ServerMetrics,
+    limit_log: LogLimiter,
+    handshake_log: BTreeMap<FailureReason, LogLimiter>,
+}
+
+struct ServerMetrics {
+    open: IntGauge,
+    rejected: IntCounter,
+    handshakes: HandshakeMetrics,
+    identity: IdentityMetrics,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server by TLS, or by plain TCP where `tls` is `None`.
+    pub fn new(
+        tls: Option<IdentityWatch<ServerTls>>,
+        policy: Policy,
+        limits: Limits,
+        clock: Clock,
+        metrics: &Metrics,
+        identity: IdentityMetrics,
+    ) -> Arc<Self> {
+        let metrics = ServerMetrics {
+            open: metrics.int_gauge(
+                "ponger_connections",
+                "Open connections, those in a handshake included.",
+            ),
+            rejected: metrics.int_counter(
+                "ponger_connections_rejected_total",
+                "Connections closed at once because the connection limit was reached.",
+            ),
+            handshakes: HandshakeMetrics::new(metrics),
+            identity,
+        };
+        let limiter = || LogLimiter::new(Duration::from_secs(1));
+        Arc::new(Self {
+            tls,
+            policy,
+            limits,
+            clock,
+            permits: Arc::new(Semaphore::new(limits.connections as usize)),
+            shutdown: watch::channel(false).0,
+            metrics,
+            limit_log: limiter(),
+            handshake_log: FailureReason::ALL.iter().map(|reason| (*reason, limiter())).collect(),
+        })
+    }
+
+    /// Serves `app` on `listener`, with a worker for each processor.
+    ///
+    /// # Errors
+    /// When the listener cannot be used.
+    pub fn serve<A, I, S, B>(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        app: A,
+    ) -> io::Result<actix_server::Server>
+    where
+        A: Fn() -> I + Send + Clone + 'static,
+        I: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<Request, Config = AppConfig> + 'static,
+        S::Error: Into<Response<BoxBody>> + 'static,
+        S::InitError: fmt::Debug,
+        S::Response: Into<Response<B>> + 'static,
+        S::Service: 'static,
+        B: MessageBody + 'static,
+    {
+        let server = Arc::clone(self);
+        Ok(actix_server::Server::build()
+            .disable_signals()
+            // The limit is ours: actix would leave connections above its own in the backlog.
+            .max_concurrent_connections(usize::MAX >> 4)
+            .listen(crate::NAME, listener, move || {
+                let accepting = Arc::clone(&server);
+                let app = map_config(app().into_factory(), |()| AppConfig::default());
+                fn_service(move |stream: TcpStream| Arc::clone(&accepting).accept(stream)).and_then(
+                    HttpService::build()
+                        .keep_alive(server.limits.idle)
+                        .client_request_timeout(server.limits.request)
+                        .client_disconnect_timeout(Duration::from_secs(2))
+                        .on_connect_ext(|io: &ServerIo, data| {
+                            data.insert(Rc::clone(io.peer()));
+                        })
+                        .h1(app),
+                )
+            })?
+            .run())
+    }
+
+    /// Closes each connection after its request in flight, or at once if it has none, and waits for
+    /// that; returns how many are left after `limit`.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.shutdown.send_replace(true);
+        let total = self.limits.connections;
+        // All permits are free when all connections are closed.
+        let _ = timeout(limit, self.permits.acquire_many(total)).await;
+        total as usize - self.permits.available_permits().min(total as usize)
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        stream: TcpStream,
+    ) -> Result<(ServerIo, Option<SocketAddr>), DispatchError> {
+        let address = stream.peer_addr().ok();
+        let Some(permit) = self.acquire_permit() else {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        };
+        // Without it, a response written in two pieces waits for an acknowledgement (Nagle).
+        let _ = stream.set_nodelay(true);
+        let (stream, peer) = match &self.tls {
+            None => {
+                let decision = self.policy.decide(None);
+                let peer = Peer { address, handshake: None, ids: None, decision, credentials: None };
+                (Stream::Plain(stream), peer)
+            }
+            Some(identity) => self.handshake(stream, address, identity).await?,
+        };
+        let io = ServerIo::new(stream, peer, self.limits, self.shutdown.subscribe(), permit);
+        Ok((io, address))
+    }
+
+    /// A permit to be connected, unless the limit is reached.
+    fn acquire_permit(&self) -> Option<ConnectionPermit> {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            self.metrics.rejected.inc();
+            if let Some(suppressed) = self.limit_log.try_acquire() {
+                tracing::warn!(
+                    limit = self.limits.connections,
+                    suppressed,
+                    "Connection limit reached, rejecting connections"
+                );
+            }
+            return None;
+        };
+        self.metrics.open.inc();
+        Some(ConnectionPermit { open: self.metrics.open.clone(), _permit: permit })
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: Option<SocketAddr>,
+        identity: &IdentityWatch<ServerTls>,
+    ) -> Result<(Stream, Peer), io::Error> {
+        let used = identity.current();
+        let acceptor = TlsAcceptor::from(Arc::clone(&used.tls.config));
+        // Fallible: on an error the stream comes back, so that the alert can be delivered.
+        let accepting = timeout(self.limits.handshake, acceptor.accept(stream).into_fallible());
+        let stream = match accepting.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err((error, stream))) => {
+                self.record_handshake_failure(address, &classify::from_io("the client", &error));
+                lingering_close(stream).await;
+                return Err(error);
+            }
+            Err(_) => {
+                let cause = "the client did not complete its handshake in time";
+                let failure = Failure::new(FailureReason::TlsTimeout, cause);
+                self.record_handshake_failure(address, &failure);
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        };
+        let connection = stream.get_ref().1;
+        let handshake = HandshakeInfo::from_connection(connection);
+        let credentials = ConnectionCredentials::new(
+            connection.peer_certificates().unwrap_or_default(),
+            &used,
+            identity.clone(),
+            self.clock.clone(),
+        );
+        let ids = credentials.peer_ids();
+        let decision = self.policy.decide(ids.as_ref());
+        self.metrics.handshakes.record_success(&handshake, self.policy.metric_label(ids.as_ref()));
+        // Only an authorized peer may influence what is measured.
+        if decision.is_allowed()
+            && let Some(validity) = credentials.peer_validity()
+        {
+            self.metrics.identity.record_peer(validity.not_after);
+        }
+        let peer = Peer {
+            address,
+            handshake: Some(handshake),
+            ids,
+            decision,
+            credentials: Some(credentials),
+        };
+        Ok((Stream::Tls(Box::new(stream)), peer))
+    }
+
+    fn record_handshake_failure(&self, address: Option<SocketAddr>, failure: &Failure) {
+        self.metrics.handshakes.record_failure(failure.reason);
+        let (reason, cause) = (failure.reason, &failure.cause);
+        // Load balancers and port scanners connect and disconnect: not worth a line.
+        if reason == FailureReason::Reset {
+            tracing::debug!(
+                address = address.map(tracing::field::display),
+                cause,
+                "Client disconnected during TLS handshake"
+            );
+            return;
+        }
+        if let Some(suppressed) = self.handshake_log.get(&reason).and_then(LogLimiter::try_acquire) {
+            tracing::warn!(
+                address = address.map(tracing::field::display),
+                reason = reason.label(),
+                cause,
+                suppressed,
+                "TLS handshake failed"
+            );
+        }
+    }
+}
+
+/// Counts as an open connection until it is dropped.
+#[derive(Debug)]
+pub struct ConnectionPermit {
+    open: IntGauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+/// Reads and discards what the client still sends, for a moment. If a socket is closed with bytes
+/// unread, the kernel resets the connection, and the alert may never arrive.
+async fn lingering_close(mut stream: TcpStream) {
+    let _ = timeout(Duration::from_secs(1), async {
+        stream.shutdown().await?;
+        let mut discarded = [0; 1024];
+        for _ in 0..64 {
+            if stream.read(&mut discarded).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fd_limit_lowers_the_connection_limit_on_any_number_of_cores() {
+        assert_eq!(clamp_to_fd_limit(10_000, None, 2), 10_000);
+        assert_eq!(clamp_to_fd_limit(10_000, Some(1_048_576), 64), 10_000);
+        assert_eq!(clamp_to_fd_limit(10_000, Some(1024), 2), 984);
+        assert_eq!(clamp_to_fd_limit(10_000, Some(1024), 64), 736);
+        for limit in [0, 1, 16, 64] {
+            for workers in [1, 8, 256] {
+                let clamped = clamp_to_fd_limit(10_000, Some(limit), workers);
+                assert!(clamped >= 1, "starts with {limit} descriptors and {workers} workers");
+            }
+        }
+    }
+}
