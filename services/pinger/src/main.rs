@@ -7,7 +7,7 @@ use pinger::{Application, Config, NAME};
 
 #[actix_web::main]
 async fn main() -> ExitCode {
-    let cli = Cli::of(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
+    let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     match run(&cli).await {
         Ok(code) => code,
         Err(error) => error::exit_with(NAME, &error),
@@ -15,17 +15,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&cli.config)?;
+    let config = Config::load(cli.config.as_deref())?;
     if cli.check_config {
-        config.check()?;
-        println!(
-            "{} is good, and so are the certificates and keys that it names",
-            cli.config.display()
-        );
+        config.preflight()?;
+        cli.print_valid();
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::init(&config.log);
     let stop = Stop::listen()?;
-    let summary = Application::build(&config, &cli.config)?.run_until_stopped(stop).await?;
+    let summary = Application::build(&config, cli.config.as_deref())?.run_until_stopped(stop).await?;
     Ok(summary.exit_code())
 }

@@ -49,7 +49,7 @@ impl Application {
     ///
     /// # Errors
     /// When anything cannot be used.
-    pub fn build(config: &Config, file: &Path) -> anyhow::Result<Self> {
+    pub fn build(config: &Config, file: Option<&Path>) -> anyhow::Result<Self> {
         let target = config.target()?;
         let metrics = Metrics::new(crate::NAME, env!("CARGO_PKG_VERSION"));
         let identity_metrics = IdentityMetrics::new(&metrics);
@@ -111,7 +111,7 @@ impl Application {
 
         let pinging = async {
             if let Some(current) =
-                way.current.clone().filter(|_| !way.config.refusal.interval.0.is_zero())
+                way.current.clone().filter(|_| !way.config.rejection_probe.interval.0.is_zero())
             {
                 actix_rt::spawn(knock(
                     way.config.clone(),
@@ -239,7 +239,7 @@ async fn knock(
     health: Readiness,
 ) {
     loop {
-        sleep(config.refusal.interval.0).await;
+        sleep(config.rejection_probe.interval.0).await;
         let mut answers = Vec::new();
         for stranger in Stranger::ALL {
             let tls = match stranger.config(&current, config.ponger.min_tls_version) {
@@ -254,7 +254,7 @@ async fn knock(
         }
         // Where it could not be found out, what was known stays.
         if answers.contains(&Answer::Accepted) {
-            health.set("a stranger was let in", config.refusal.not_ready);
+            health.set("a stranger was let in", config.rejection_probe.not_ready);
         } else if answers.iter().all(|answer| *answer == Answer::Refused) {
             health.set("a stranger was let in", false);
         }
@@ -263,10 +263,10 @@ async fn knock(
 
 fn follow_identity(
     config: &Config,
-    file: &Path,
+    file: Option<&Path>,
     metrics: IdentityMetrics,
 ) -> Result<(Follower, Current), ConfigError> {
-    let again = file.to_owned();
-    let allowed = move || Ok(Config::load(&again)?.sources()?.allowed);
-    follow_sources(&config.identity, Purpose::Client, config.sources()?, file, allowed, metrics)
+    let again = file.map(Path::to_owned);
+    let allowed = move || Ok(Config::load(again.as_deref())?.sources()?.allowed);
+    follow_sources(&config.identity, Purpose::Client, config.sources()?, file.unwrap_or(Path::new(chassis::config::DEFAULT_FILE)), allowed, metrics)
 }

@@ -7,7 +7,7 @@ use ponger::{Application, Config, NAME};
 
 #[actix_web::main]
 async fn main() -> ExitCode {
-    let cli = Cli::of(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
+    let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     match run(&cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error::exit_with(NAME, &error),
@@ -15,16 +15,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> anyhow::Result<()> {
-    let config = Config::load(&cli.config)?;
+    let config = Config::load(cli.config.as_deref())?;
     if cli.check_config {
-        config.check()?;
-        println!(
-            "{} is good, and so are the certificates and keys that it names",
-            cli.config.display()
-        );
+        config.preflight()?;
+        cli.print_valid();
         return Ok(());
     }
     telemetry::init(&config.log);
     let stop = Stop::listen()?;
-    Application::build(&config, &cli.config)?.run_until_stopped(stop).await
+    Application::build(&config, cli.config.as_deref())?.run_until_stopped(stop).await
 }

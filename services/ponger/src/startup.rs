@@ -56,7 +56,7 @@ impl Application {
     ///
     /// # Errors
     /// When anything cannot be used.
-    pub fn build(config: &Config, file: &Path) -> anyhow::Result<Self> {
+    pub fn build(config: &Config, file: Option<&Path>) -> anyhow::Result<Self> {
         let metrics = Metrics::new(crate::NAME, env!("CARGO_PKG_VERSION"));
         let identity_metrics = IdentityMetrics::new(&metrics);
         let health = Readiness::starting();
@@ -186,10 +186,10 @@ impl Application {
 
 fn follow_identity(
     config: &Config,
-    file: &Path,
+    file: Option<&Path>,
     metrics: IdentityMetrics,
 ) -> Result<(Follower, Current), ConfigError> {
-    let again = file.to_owned();
-    let allowed = move || Ok(Config::load(&again)?.sources()?.allowed);
-    follow_sources(&config.identity, Purpose::Server, config.sources()?, file, allowed, metrics)
+    let again = file.map(Path::to_owned);
+    let allowed = move || Ok(Config::load(again.as_deref())?.sources()?.allowed);
+    follow_sources(&config.identity, Purpose::Server, config.sources()?, file.unwrap_or(Path::new(chassis::config::DEFAULT_FILE)), allowed, metrics)
 }
