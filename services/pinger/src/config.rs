@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Config {
-    /// Ping over plain HTTP, without TLS. Default: pinger accepts only `https` URLs.
+    /// Ping over plain HTTP, without TLS. Otherwise pinger requires an `https` URL.
     pub insecure: bool,
     /// The server, and how both ends authenticate.
     pub ponger: Ponger,
@@ -90,7 +90,7 @@ pub struct Ponger {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct RejectionProbe {
-    /// How often pinger verifies that ponger rejects clients without a certificate, or with an invalid signature; at least `1s`, and `0s` is never.
+    /// How often pinger verifies that ponger rejects clients without a certificate, or with an invalid signature, at most once a second; `0s` disables it.
     pub interval: HumanDuration,
     /// Report pinger as not ready while ponger accepts untrusted clients.
     pub not_ready: bool,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Config {
-    /// Serve plain HTTP, without TLS. Default: ponger does not start without a certificate.
+    /// Serve plain HTTP, without TLS. Otherwise ponger requires a certificate.
     pub insecure: bool,
     /// The TLS listener and its clients.
     pub service: Service,
@@ -62,7 +62,7 @@ pub struct Service {
     pub request_timeout: HumanDuration,
     /// How long a keep-alive connection may be idle.
     pub idle_timeout: HumanDuration,
-    /// Maximum number of open connections, 1 to 1000000; further ones are closed at once.
+    /// Maximum number of open connections; further ones are closed at once.
     pub max_connections: u32,
     /// After a signal to stop, how long requests are still answered, with `Connection: close`.
     pub drain_delay: HumanDuration,
