@@ -1,31 +1,39 @@
 //! The command line, the same for both services.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
-/// What a service takes on its command line.
+use crate::config::DEFAULT_FILE;
+
+/// Command line of a service.
 #[derive(Clone, Debug, Parser)]
 pub struct Cli {
-    /// The configuration file
-    #[arg(short, long, value_name = "FILE", default_value = "config.yaml")]
-    pub config: PathBuf,
+    /// Configuration file [default: config.yaml, if it exists]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
-    /// Say whether the configuration, the certificates and the keys are good, and end
+    /// Validate configuration, certificates and keys, then exit
     #[arg(long)]
     pub check_config: bool,
 }
 
 impl Cli {
-    /// Reads the command line of `service`; ends the process for `--help`, `--version` and for what
-    /// cannot be understood.
-    pub fn of(service: &'static str, about: &'static str, version: &'static str) -> Self {
+    /// Parses the command line of `service`; exits for `--help`, `--version` and usage errors.
+    pub fn parse_for(service: &'static str, about: &'static str, version: &'static str) -> Self {
         let prefix = service.to_uppercase();
         let command = Self::command().name(service).about(about).version(version).after_help(format!(
-            "Every key of the configuration is also an environment variable, such as {prefix}__METRICS__PORT.\n\
-             Exit codes: 0 stopped as asked, 1 failed on the way, 2 unknown flag, 78 something in the\n\
-             configuration cannot be used."
+            "Every configuration key can be set as an environment variable, such as {prefix}__METRICS__PORT.\n\
+             Exit codes: 0 success, 1 runtime error, 2 usage error, 78 invalid configuration (EX_CONFIG)"
         ));
         Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Prints what `--check-config` found to be valid.
+    pub fn print_valid(&self) {
+        let default = Path::new(DEFAULT_FILE);
+        let file = self.config.as_deref().or_else(|| default.exists().then_some(default));
+        let source = file.map_or("environment".into(), |file| file.display().to_string());
+        println!("{source}: configuration, certificates and keys are valid");
     }
 }

@@ -1,210 +1,248 @@
-//! Configuration: defaults, then a YAML file, then the environment; typed, and strict.
+//! Configuration: defaults, then a YAML file, then environment variables; typed and strict.
 //!
-//! Each service describes its keys once, as a struct with `serde` and `schemars` derives. From that
-//! one description come the reading ([`load`]), the check of every key and value with a message that
-//! names file, key, cause and the nearest known key, and the table in `services/README.md` ([`table`]).
+//! Each service describes its keys once, as a `serde` struct with defaults and `deny_unknown_fields`.
+//! The `config` crate reads and merges the sources; every error names the file or the variable, the
+//! key, the reason and a hint.
 //!
-//! Values from the environment are named like their key: `service.tlsCertificate` of ponger is
-//! `PONGER__SERVICE__TLS_CERTIFICATE`; lists are separated by commas.
+//! `service.tlsCertificate` of ponger is the variable `PONGER__SERVICE__TLS_CERTIFICATE`; lists are
+//! separated by commas.
 
-mod keys;
-mod sections;
 mod duration;
+mod sections;
 
-use std::{ffi::OsString, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    path::Path,
+};
 
-use ::config::{Config, File, FileFormat, Map, Source as _, Value, ValueKind};
-use schemars::JsonSchema;
+use ::config::{
+    Case, Config, ConfigError as SourceError, Environment, File, FileFormat, FileSourceString, Map,
+    Source as _, builder::DefaultState,
+};
 use serde::{Serialize, de::DeserializeOwned};
-use yaml_rust2::parser::{Event, Parser};
+use serde_json::Value as Json;
 
-use self::keys::{Key, Keys};
 pub use self::{
-    keys::table,
-    sections::{Identity, Log, LogFormat, LogLevel, Metrics, MinTlsVersion},
     duration::HumanDuration,
+    sections::{Identity, Log, LogFormat, LogLevel, Metrics, MinTlsVersion},
 };
 use crate::error::ConfigError;
 
-/// A configuration file is text that a person writes: anything above this many bytes is not one.
-const LARGEST_FILE: u64 = 1 << 20;
+/// The file that is read where none is named, if it exists.
+pub const DEFAULT_FILE: &str = "config.yaml";
 
-/// Its keys lie two levels deep, and lists one deeper.
-const DEEPEST: usize = 16;
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+const MAX_INDENT: usize = 64;
+const MAX_ALIASES: usize = 10;
 
-/// Each may double what a file stands for.
-const MOST_ALIASES: usize = 10;
+/// Keys with their default values.
+type Keys = BTreeMap<String, Json>;
+type Builder = ::config::ConfigBuilder<DefaultState>;
 
-/// Reads the configuration of the service `name`: its defaults, then `file`, then those variables
-/// of `environment` that start with `NAME__`.
+/// Reads the configuration of the service `name`: its defaults, then `file`, then the variables of
+/// `environment` that start with `NAME__`. Without `file`, [`DEFAULT_FILE`] is read; it may be absent
+/// if there are such variables.
 ///
 /// # Errors
-/// The first thing that is wrong, with its place, its cause and what would be right.
+/// The first fault of a source, or of the whole as `validate` finds it.
 pub fn load<C>(
     name: &str,
-    file: &Path,
+    file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
+    validate: impl FnOnce(&C) -> Result<(), ConfigError>,
 ) -> Result<C, ConfigError>
 where
-    C: DeserializeOwned + Default + Serialize + JsonSchema,
+    C: DeserializeOwned + Default + Serialize,
 {
-    let text = read(file)?;
-    let keys = Keys::of::<C>();
+    let keys = keys::<C>();
+    let prefix = format!("{}__", name.to_uppercase());
+    let variables = variables(&keys, &prefix, environment)?;
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let mut builder = Config::builder();
-    for (key, value) in from_file(&keys, file, &text)?.into_iter().chain(from_environment(
-        &keys,
-        name,
-        environment,
-    )?) {
-        builder = builder
-            .set_override(&key.path, value)
-            .map_err(|error| ConfigError::new(&key.path, error))?;
+    let mut source = "environment".to_owned();
+    if file.is_some() || variables.is_empty() || !matches!(path.try_exists(), Ok(false)) {
+        source = path.display().to_string();
+        builder = builder.add_source(read(path).map_err(|error| {
+            error.or_hint(format!("name it with --config FILE, or set variables {prefix}*"))
+        })?);
+        // By itself first, so that each fault is attributed to its source.
+        deserialize::<C>(builder.clone(), &keys, |key| format!("{source}: key `{key}`"))?;
     }
-    builder
+    let lists = keys.iter().filter(|(_, default)| default.is_array());
+    let variables = Environment::with_prefix(name)
+        .separator("__")
+        .convert_case(Case::Camel)
+        .try_parsing(true)
+        .list_separator(",")
+        .source(Some(variables));
+    let variables = lists.fold(variables, |all, (list, _)| all.with_list_parse_key(list));
+    let config = deserialize(builder.add_source(variables), &keys, |key| {
+        let key = key.split('[').next().unwrap_or(key);
+        format!("environment variable {}", variable(&prefix, key))
+    })?;
+    validate(&config).map_err(|error| ConfigError::new(source, error))?;
+    Ok(config)
+}
+
+/// Returns every key of `C` with its default value.
+pub fn keys<C: Default + Serialize>() -> BTreeMap<String, Json> {
+    flatten("", &serde_json::to_value(C::default()).unwrap_or_default())
+}
+
+/// Returns what is not a table in `tree`, with the path of its key.
+fn flatten(parent: &str, tree: &Json) -> Keys {
+    let Json::Object(table) = tree else {
+        return Keys::from([(parent.to_owned(), tree.clone())]);
+    };
+    let path = |name: &str| format!("{parent}.{name}").trim_start_matches('.').to_owned();
+    table.iter().flat_map(|(name, value)| flatten(&path(name), value)).collect()
+}
+
+/// Reads a YAML file, and rejects what the parser would misread or could not bear.
+fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> {
+    let fault = |reason: String| {
+        ConfigError::new(file.display(), reason).hint("see services/README.md for an example")
+    };
+    let text = String::from_utf8(crate::files::read(file, MAX_FILE_BYTES)?)
+        .map_err(|error| fault(format!("it is not UTF-8 text ({error})")))?;
+    // Some editors write a byte order mark, which is not part of the first key.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    // The parser stops at a zero byte, and would ignore what follows it.
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    if let Some(position) = text.find(control) {
+        return Err(fault(format!("it contains a control character (byte {position})")));
+    }
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    if lines.clone().all(|line| matches!(line.trim(), "" | "---")) {
+        return Err(fault("it is empty".into()));
+    }
+    // The parser recurses into each level of nesting, and copies what an alias stands for. It limits
+    // brackets by itself; every other level needs a column of its own.
+    let (mut indent, mut aliases) = (0, 0);
+    for line in lines {
+        indent = indent.max(line.find(|c| !" \t-?:".contains(c)).unwrap_or(line.len()));
+        aliases += line.matches('*').count();
+    }
+    if indent > MAX_INDENT || aliases > MAX_ALIASES {
+        return Err(fault(format!(
+            "more than {MAX_INDENT} columns of indent or {MAX_ALIASES} aliases"
+        )));
+    }
+    let yaml = File::from_str(text, FileFormat::Yaml);
+    let table = yaml.collect().map_err(|error| match error {
+        // The parser prints a key as its own type: `String("port"): duplicated key in mapping`.
+        SourceError::FileParse { cause, .. } => {
+            fault(cause.to_string().replace("String(\"", "key `").replace("\"):", "`:"))
+        }
+        other => fault(other.to_string()),
+    })?;
+    // `config` would read these names as paths: `service.port`, `service[99999999999]`.
+    match table.keys().filter(|name| name.contains(['.', '['])).min() {
+        Some(name) => Err(fault(format!("key `{name}` contains `.` or `[`"))
+            .hint("indent keys below their section: `service:`, then `  port: 8443`")),
+        None => Ok(yaml),
+    }
+}
+
+/// Returns those variables that start with `prefix`.
+fn variables(
+    keys: &Keys,
+    prefix: &str,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Map<String, String>, ConfigError> {
+    let known = || keys.keys().map(|key| variable(prefix, key));
+    let mut found = Map::new();
+    for (name, value) in environment {
+        let name = name.to_string_lossy().into_owned();
+        if !name.starts_with(prefix) {
+            continue;
+        }
+        let subject = format!("environment variable {name}");
+        if !known().any(|known| known == name) {
+            let upper = name.to_uppercase();
+            let nearest = known().min_by_key(|known| strsim::damerau_levenshtein(known, &upper));
+            let hint = format!("the nearest known one is {}", nearest.unwrap_or_default());
+            return Err(ConfigError::new(subject, "unknown key").hint(hint));
+        }
+        let value = value
+            .into_string()
+            .map_err(|_| ConfigError::new(subject, "its value is not UTF-8 text"))?;
+        found.insert(name, value);
+    }
+    Ok(found)
+}
+
+/// Returns the environment variable of `key`: `PONGER__SERVICE__TLS_CERTIFICATE`.
+fn variable(prefix: &str, key: &str) -> String {
+    key.chars().fold(prefix.to_owned(), |name, letter| match letter {
+        '.' => name + "__",
+        'A'..='Z' => format!("{name}_{letter}"),
+        _ => format!("{name}{}", letter.to_ascii_uppercase()),
+    })
+}
+
+/// Reads `C` from the sources of `builder`; `subject` names a key for an error.
+///
+/// By way of JSON, because `config` converts silently: `8080.5` to a port, `1` to `true`.
+fn deserialize<C: DeserializeOwned>(
+    builder: Builder,
+    keys: &Keys,
+    subject: impl Fn(&str) -> String,
+) -> Result<C, ConfigError> {
+    let tree: Json = builder
         .build()
         .and_then(Config::try_deserialize)
-        .map_err(|error| ConfigError::new(file.display(), error))
-}
-
-fn read(file: &Path) -> Result<String, ConfigError> {
-    let bytes = crate::files::read(file, LARGEST_FILE)
-        .map_err(|error| error.or_hint("name the configuration file with --config FILE"))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let place = error.utf8_error().valid_up_to();
-        ConfigError::new(file.display(), format!("it is not UTF-8 text (byte {place})"))
-            .hint("save it as UTF-8")
-    })?;
-    // Some editors begin a file with a byte order mark, which is no part of its first key.
-    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    // The parser takes a zero byte for the end of the file, and would pass over what follows it.
-    if let Some(place) =
-        text.find(|letter: char| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t'))
-    {
-        return Err(ConfigError::new(
-            file.display(),
-            format!("it holds a control character (byte {place})"),
-        )
-        .hint("write it as plain text"));
-    }
-    let blank =
-        text.lines().all(|line| matches!(line.trim(), "" | "---") || line.trim().starts_with('#'));
-    if blank {
-        return Err(ConfigError::new(file.display(), "it is empty")
-            .hint("services/README.md shows one to start from"));
-    }
-    Ok(text)
-}
-
-/// Refuses what the YAML reader would follow to the end of its stack or of the memory. What is not
-/// YAML at all is left for it to explain.
-fn bound(file: &Path, text: &str) -> Result<(), ConfigError> {
-    let mut parser = Parser::new_from_str(text);
-    let (mut depth, mut aliases) = (0, 0);
-    while let Ok((event, _)) = parser.next_token() {
-        match event {
-            Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
-            Event::MappingEnd | Event::SequenceEnd => depth -= 1,
-            Event::Alias(_) => aliases += 1,
-            Event::StreamEnd => break,
-            _ => {}
+        .map_err(|error| ConfigError::new("configuration", error))?;
+    let config = serde_path_to_error::deserialize(&tree).map_err(|error| {
+        let key = error.path().to_string();
+        let message = error.inner().to_string();
+        let (reason, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
+        if reason.starts_with("unknown field") {
+            let hint = format!("the nearest known key is {}", nearest(keys, &key));
+            return ConfigError::new(subject(&key), "unknown key").hint(hint);
         }
-        let cause = if depth > DEEPEST {
-            format!("it is nested more than {DEEPEST} levels deep")
-        } else if aliases > MOST_ALIASES {
-            format!("it has more than {MOST_ALIASES} aliases")
-        } else {
-            continue;
+        let expected = match expected {
+            // Only addresses have an error without it.
+            "" => "an IP address, such as `0.0.0.0` or `::`",
+            "u16" => "a number from 0 to 65535",
+            "u32" => "a number from 0 to 4294967295",
+            "a boolean" => "`true` or `false`",
+            "a string" | "path string" => "text",
+            other => other,
         };
-        return Err(ConfigError::new(file.display(), cause).hint("this is not a configuration"));
-    }
-    Ok(())
-}
-
-fn from_file<'k>(
-    keys: &'k Keys,
-    file: &Path,
-    text: &str,
-) -> Result<Vec<(&'k Key, Value)>, ConfigError> {
-    bound(file, text)?;
-    let tree = File::from_str(text, FileFormat::Yaml).collect().map_err(|error| {
-        let cause = match error {
-            ::config::ConfigError::FileParse { cause, .. } => cause.to_string(),
-            other => other.to_string(),
-        };
-        // The parser shows a key as its own type: `String("port"): duplicated key in mapping`.
-        let cause = cause.replace("String(\"", "key `").replace("\"):", "`:");
-        ConfigError::new(file.display(), cause).hint("mend the YAML; services/README.md shows one")
+        ConfigError::new(subject(&key), reason.replace("variant", "value"))
+            .hint(format!("expected {expected}"))
     })?;
-    let mut found = Vec::new();
-    walk(keys, file, "", tree, &mut found)?;
-    Ok(found)
-}
-
-/// Sorts a table of the file into known keys and their values, and refuses what is neither.
-fn walk<'k>(
-    keys: &'k Keys,
-    file: &Path,
-    above: &str,
-    tree: Map<String, Value>,
-    found: &mut Vec<(&'k Key, Value)>,
-) -> Result<(), ConfigError> {
-    for (name, value) in tree {
-        // `service.port` would stand beside `port` below `service`, and who knows which is meant.
-        if let Some((section, last)) = name.rsplit_once('.') {
-            let place = format!("{}: key `{name}`", file.display());
-            return Err(ConfigError::new(place, "a key has no dots")
-                .hint(format!("write `{last}` below `{section}`")));
-        }
-        let path = if above.is_empty() { name } else { format!("{above}.{name}") };
-        let place = format!("{}: key `{path}`", file.display());
-        if let Some(key) = keys.find(&path) {
-            key.check(&value).map_err(|(cause, cure)| ConfigError::new(&place, cause).hint(cure))?;
-            found.push((key, key.settle(value)));
-        } else if keys.is_section(&path) {
-            match value.kind {
-                ValueKind::Table(table) => walk(keys, file, &path, table, found)?,
-                ValueKind::Nil => {
-                    return Err(ConfigError::new(place, "it has no keys below it")
-                        .hint("give it some, or leave it out"));
-                }
-                _ => {
-                    return Err(ConfigError::new(place, "it must have keys below it, not a value")
-                        .hint(format!("known keys: {}", keys.below(&path).join(", "))));
-                }
+    // What serde accepts for an optional value, a text or a list.
+    let blank = |value: &Json| value.as_str().is_some_and(|text| text.trim().is_empty());
+    for (key, value) in flatten("", &tree) {
+        let reason = match value {
+            Json::Null => "it has no value",
+            Json::Array(items) if items.is_empty() || items.iter().any(blank) => {
+                "the list or an item of it is empty"
             }
-        } else {
-            return Err(ConfigError::new(place, "there is no such key")
-                .hint(format!("the nearest known key is `{}`", keys.nearest(&path))));
-        }
+            value if blank(&value) => "it is empty",
+            _ => continue,
+        };
+        return Err(ConfigError::new(subject(&key), reason).hint("give it a value, or remove it"));
     }
-    Ok(())
+    Ok(config)
 }
 
-fn from_environment<'k>(
-    keys: &'k Keys,
-    name: &str,
-    environment: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Vec<(&'k Key, Value)>, ConfigError> {
-    let prefix = format!("{}__", name.to_uppercase());
-    let mut found = Vec::new();
-    for (variable, text) in environment {
-        let variable = variable.to_string_lossy();
-        if !variable.starts_with(&prefix) {
-            continue;
-        }
-        let place = format!("environment variable {variable}");
-        let Some(key) = keys.iter().find(|key| key.variable(&prefix) == variable) else {
-            let nearest = keys.nearest_variable(&prefix, &variable);
-            return Err(ConfigError::new(place, "there is no such key")
-                .hint(format!("the nearest known one is {nearest}")));
-        };
-        let text =
-            text.to_str().ok_or_else(|| ConfigError::new(&place, "its value is not UTF-8 text"))?;
-        let value = key.parse(text);
-        key.check(&value).map_err(|(cause, cure)| ConfigError::new(&place, cause).hint(cure))?;
-        found.push((key, value));
-    }
-    Ok(found)
+/// Returns the known keys and sections most like `key`.
+fn nearest(keys: &Keys, key: &str) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
+    let distance = |known: &str| {
+        let whole = strsim::damerau_levenshtein(&known.to_lowercase(), &key.to_lowercase());
+        // The same name in another section is one step away.
+        whole.min(strsim::damerau_levenshtein(&last(known), &last(key)) + 1)
+    };
+    let sections = keys.keys().filter_map(|known| Some(known.split_once('.')?.0));
+    let known: BTreeSet<&str> = keys.keys().map(String::as_str).chain(sections).collect();
+    let least = known.iter().map(|known| distance(known)).min();
+    let nearest = known.iter().filter(|known| Some(distance(known)) == least).take(3);
+    nearest.map(|known| format!("`{known}`")).collect::<Vec<_>>().join(" or ")
 }
 
 #[cfg(test)]

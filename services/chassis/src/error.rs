@@ -1,4 +1,4 @@
-//! What a person must mend before a service can start, or before a reload can be taken.
+//! Errors that a person must fix before a service can start, or before a reload is accepted.
 
 use std::{
     fmt::{self, Write as _},
@@ -25,14 +25,14 @@ impl ConfigError {
         Self { subject: subject.to_string(), reason: reason.to_string(), hint: None }
     }
 
-    /// Says what a person can do about it.
+    /// Adds what a person can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
         self
     }
 
-    /// Says what a person can do about it, unless something more fitting was said.
+    /// Adds what a person can do about it, unless there is a hint already.
     #[must_use]
     pub fn or_hint(self, hint: impl fmt::Display) -> Self {
         if self.hint.is_some() { self } else { self.hint(hint) }
@@ -43,8 +43,8 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
         let whole = format!("{}: {}{hint}", self.subject, self.reason);
-        // What others wrote may be quoted in it, and must not disturb a terminal.
-        without_pem(&whole).chars().try_for_each(|letter| {
+        // It may quote foreign text, which must not control a terminal.
+        without_keys(&whole).chars().try_for_each(|letter| {
             if letter.is_control() {
                 write!(f, "{}", letter.escape_default())
             } else {
@@ -56,19 +56,34 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// `text` without the PEM blocks in it, whole or not: who puts a key where its path belongs must not
-/// find it in a log.
-fn without_pem(text: &str) -> String {
-    let Some((before, block)) = text.split_once("-----BEGIN") else {
-        return text.to_owned();
+/// Returns `text` without PEM blocks and bare base64, whole or cut: a key in place of its path must
+/// not be logged.
+fn without_keys(text: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, block)) = rest.split_once("-----BEGIN") {
+        let end = block.split_once("-----END").and_then(|(_, end)| end.split_once("-----"));
+        kept = kept + before + "(a PEM block, not shown)";
+        rest = end.map_or("", |(_, after)| after);
+    }
+    kept += rest;
+    // Paths and fingerprints have long words, too: those begin with `/`, and these are hexadecimal.
+    let base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
+    let key = |word: &&str| {
+        word.len() >= 64 && !word.starts_with('/') && !word.chars().all(|c| c.is_ascii_hexdigit())
     };
-    let after = block.rsplit_once("-----END").and_then(|(_, end)| end.split_once("-----"));
-    let after = after.map(|(_, after)| without_pem(after)).unwrap_or_default();
-    format!("{before}(a PEM block, left out){after}")
+    let find = |text: &str| text.split(|c| !base64(c)).find(key).and_then(|word| text.find(word));
+    while let Some(start) = find(&kept) {
+        // Its further lines, the last of which may be short.
+        let length = kept[start..].find(|c| !(base64(c) || " \\\n\r".contains(c)));
+        let end = length.map_or(kept.len(), |length| start + length);
+        kept.replace_range(start..end, "(base64, not shown)");
+    }
+    kept
 }
 
-/// Tells the person at the terminal why `service` ends, and chooses the exit code: 78
-/// ([`EX_CONFIG`]) for an [`ConfigError`], 1 for everything else.
+/// Prints why `service` exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a [`ConfigError`],
+/// 1 for everything else.
 pub fn exit_with(service: &str, error: &anyhow::Error) -> ExitCode {
     eprintln!("{service}: {error:#}");
     if error.is::<ConfigError>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
@@ -79,22 +94,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_in_place_of_its_path_is_not_shown() {
-        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----";
-        let half = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0";
-        let left_out = "(a PEM block, left out)";
-        for (reason, told) in [
+    fn never_prints_a_key_in_place_of_its_path() {
+        let line = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgc2VjcmV0c2VjcmV0";
+        let pem =
+            format!("-----BEGIN PRIVATE KEY-----\n{line}\nc2VjcmV0\n-----END PRIVATE KEY-----");
+        let half = format!("-----BEGIN PRIVATE KEY-----\n{line}");
+        let path = format!("/{0}/{0}/{0}/tls.key", "identity/0123456789");
+        for (reason, printed) in [
             ("no key".to_owned(), "no key".to_owned()),
-            (format!("`{key}` is text"), format!("`{left_out}` is text")),
-            (format!("`{key}` and `{key}`"), format!("`{left_out}`")),
-            (format!("`{half}` is text"), format!("`{left_out}")),
-            (format!("`{key}` and `{half}`"), format!("`{left_out}` and `{left_out}")),
+            (format!("`{path}` {}", "0a".repeat(32)), format!("`{path}` {}", "0a".repeat(32))),
+            (format!("`{pem}` is text"), "`(a PEM block, not shown)` is text".into()),
+            (format!("`{pem}`, `{half}`"), "`(a PEM block, not shown)`, `(a PEM block, not".into()),
+            (format!("`{half}`, `{pem}`"), "`(a PEM block, not shown)`".into()),
+            (format!("`{line}` is text"), "`(base64, not shown)` is text".into()),
+            (format!("`{line} {line} c2VjcmV0`"), "`(base64, not shown)`".into()),
+            (format!("`{line}\\nc2VjcmV0`"), "`(base64, not shown)`".into()),
         ] {
-            let shown = ConfigError::new("a", reason).hint("b").to_string();
-            assert!(shown.starts_with(&format!("a: {told}")), "{shown}");
-            assert!(!shown.contains("c2VjcmV0"), "{shown}");
+            for error in [ConfigError::new("a", &reason).hint("b"), ConfigError::new(&reason, "b")]
+            {
+                let error = error.to_string();
+                assert!(error.trim_start_matches("a: ").starts_with(&printed), "{error}");
+                assert!(!error.contains("c2VjcmV0"), "{error}");
+            }
         }
-        let shown = ConfigError::new(half, "there is no such file").to_string();
-        assert!(!shown.contains("c2VjcmV0"), "{shown}");
     }
 }

@@ -19,20 +19,20 @@ use tokio::{
 /// ponger, as its own `main` runs it.
 pub(crate) async fn ponger(config: &Path) -> anyhow::Result<ExitCode> {
     end_with_parent();
-    let settings = ponger::Config::load(config)?;
+    let settings = ponger::Config::load(Some(config))?;
     telemetry::init(&settings.log);
     let stop = Stop::listen()?;
-    ponger::Application::build(&settings, config)?.run_until_stopped(stop).await?;
+    ponger::Application::build(&settings, Some(config))?.run_until_stopped(stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// pinger, as its own `main` runs it.
 pub(crate) async fn pinger(config: &Path) -> anyhow::Result<ExitCode> {
     end_with_parent();
-    let settings = pinger::Config::load(config)?;
+    let settings = pinger::Config::load(Some(config))?;
     telemetry::init(&settings.log);
     let stop = Stop::listen()?;
-    let summary = pinger::Application::build(&settings, config)?.run_until_stopped(stop).await?;
+    let summary = pinger::Application::build(&settings, Some(config))?.run_until_stopped(stop).await?;
     Ok(summary.exit_code())
 }
 

@@ -1,49 +1,49 @@
 //! pinger's configuration.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use awc::http::{Uri, uri::Scheme};
 use chassis::{
-    config::{self, MinTlsVersion, HumanDuration},
-    tls::{
-        identity::{Identity, Sources, Trusted},
-        cert::{LeafFiles, Purpose},
-        peer_id::{Name, SpiffeId},
-    },
+    config::{self, HumanDuration, MinTlsVersion},
     error::ConfigError,
+    tls::{
+        cert::{CertKeyPaths, Role},
+        client::{ClientTls, ExpectedServer},
+        clock::Clock,
+        identity::{Build, Identity, IdentitySources, TrustSource},
+        peer_id::SpiffeId,
+    },
 };
 use rustls::pki_types::ServerName;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// pinger's configuration: the original's keys, and ours in their style.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+use crate::rejection_probe::ProbeCredential;
+
+/// pinger's configuration: the original project's keys, and further ones in the same style.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Config {
-    /// Ping by plain HTTP. Without it, pinger takes only `https` URLs.
+    /// Ping over plain HTTP, without TLS. Otherwise pinger requires an `https` URL.
     pub insecure: bool,
-    /// Who is pinged, and how each end proves who it is.
+    /// The server, and how both ends authenticate.
     pub ponger: Ponger,
-    /// The longest pause before a ping; each pause is random, uniformly from zero to this.
+    /// Longest pause before a ping; each pause is random, from zero to this.
     pub interval: HumanDuration,
-    /// How long a ping may take in all.
+    /// Maximum duration of a ping, from name resolution to the end of the response.
     pub timeout: HumanDuration,
-    /// How long the connection to one of ponger's addresses may take, before the next is tried.
+    /// Maximum time to connect to one of ponger's addresses before the next one is tried.
     pub connect_timeout: HumanDuration,
-    /// End after so many pings; 0 goes on for ever.
+    /// Number of pings after which pinger exits; 0 is unlimited.
     pub count: u32,
-    /// How long a ping in flight may take to end after a signal to stop.
+    /// After a signal to stop, how long a ping in flight may take to finish.
     pub drain_timeout: HumanDuration,
-    /// Proving that strangers are refused.
-    pub refusal: Refusal,
-    /// How the identity on disk is followed.
+    /// The probe that verifies that ponger rejects untrusted clients.
+    pub rejection_probe: RejectionProbe,
+    /// How certificate, key and trust bundle are reloaded.
     pub identity: config::Identity,
     /// The admin listener.
     pub metrics: config::Metrics,
-    /// What is logged.
+    /// What is logged, and in which format.
     pub log: config::Log,
 }
 
@@ -57,7 +57,7 @@ impl Default for Config {
             connect_timeout: HumanDuration::seconds(2),
             count: 0,
             drain_timeout: HumanDuration::seconds(10),
-            refusal: Refusal::default(),
+            rejection_probe: RejectionProbe::default(),
             identity: config::Identity::default(),
             metrics: config::Metrics::default(),
             log: config::Log::default(),
@@ -65,123 +65,152 @@ impl Default for Config {
     }
 }
 
-/// Who is pinged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// The server, and how both ends authenticate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Ponger {
-    /// Where ponger is, such as `https://ponger:8080`; `/ping` is added where it has no path.
+    /// URL of ponger, such as `https://ponger:8080`; without a path, `/ping` is requested.
     pub url: Option<String>,
-    /// PEM file of the roots that vouch for ponger, and only they; without it, the system's.
+    /// PEM file with the CA certificates that ponger's certificate must chain to. Default: those of the system.
     pub accept_cert: Option<PathBuf>,
-    /// PEM file of pinger's certificate: the leaf, then its intermediates.
+    /// PEM file with pinger's certificate chain: the leaf first, then its intermediates.
     pub client_certificate: Option<PathBuf>,
-    /// PEM file of the certificate's private key.
+    /// PEM file with the private key of the certificate.
     pub client_private_key: Option<PathBuf>,
-    /// The SPIFFE ID that ponger must have, beside the URL's DNS name. Read again with the identity.
+    /// SPIFFE ID that ponger's certificate must have, in addition to the DNS name.
     pub server_id: Option<String>,
-    /// The DNS name that ponger's certificate must be for, where that is not the URL's host, as through a port-forward.
+    /// DNS name that ponger's certificate must have. Default: the host of the URL.
     pub server_name: Option<String>,
-    /// The oldest TLS version that is spoken.
+    /// Oldest TLS version that is accepted.
     pub min_tls_version: MinTlsVersion,
-    /// How long an idle connection is kept for the next ping; with zero, every ping goes the whole way.
+    /// How long an idle connection is kept for the next ping; with `0s`, each ping opens a new one.
     pub keep_alive: HumanDuration,
 }
 
-/// Knocking as a stranger, who must be refused.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Refusal {
-    /// How often pinger knocks as a stranger: with no certificate, and with one of nobody's; zero is never.
+/// The probe that verifies that ponger rejects untrusted clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
+pub struct RejectionProbe {
+    /// How often pinger verifies that ponger rejects untrusted clients, at most once a second; `0s` disables it.
     pub interval: HumanDuration,
-    /// Not ready as long as a stranger was let in.
+    /// Credentials that ponger must reject: `no_certificate`, and `invalid_signature` if pinger has a certificate.
+    pub credentials: Vec<ProbeCredential>,
+    /// Report pinger as not ready while ponger accepts untrusted clients.
     pub not_ready: bool,
 }
 
-/// ponger's URL, taken apart.
+impl Default for RejectionProbe {
+    fn default() -> Self {
+        Self {
+            interval: HumanDuration::default(),
+            credentials: ProbeCredential::ALL.to_vec(),
+            not_ready: false,
+        }
+    }
+}
+
+/// The parts of ponger's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Host name or address, without brackets.
     pub host: String,
-    /// Port, the scheme's own if the URL has none.
+    /// Port; that of the scheme if the URL has none.
     pub port: u16,
-    /// What is asked for.
+    /// Path of the request.
     pub path: String,
-    /// The name that ponger's certificate must be for; `None` for plain HTTP.
-    pub tls: Option<ServerName<'static>>,
+    /// The name that ponger's certificate must have; `None` for plain HTTP.
+    pub server_name: Option<ServerName<'static>>,
 }
 
 impl Config {
-    /// Reads `file` and the environment.
+    /// Reads and validates `file` and the environment.
     ///
     /// # Errors
-    /// The first thing that is wrong.
-    pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let config: Self = config::load(crate::NAME, file, std::env::vars_os())?;
-        config.agree().map_err(|error| ConfigError::new(file.display(), error))?;
-        Ok(config)
+    /// The first fault that is found.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        config::load(crate::NAME, file, std::env::vars_os(), Self::validate)
     }
 
     /// Reads and verifies the certificates and keys as well.
     ///
     /// # Errors
-    /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// The first fault that is found.
+    pub fn preflight(&self) -> Result<(), ConfigError> {
         if !self.insecure {
-            Identity::load(&self.sources()?, Purpose::Client)?;
+            let clock = Clock::system();
+            Identity::load(&self.sources()?, Role::Client, &clock, &*self.tls_builder(&clock)?)?;
         }
         Ok(())
     }
 
-    /// Where the identity lies, and who ponger must be.
+    /// Where the certificates are.
     ///
     /// # Errors
-    /// When one of certificate and key is missing, or ponger's ID is none.
-    pub fn sources(&self) -> Result<Sources, ConfigError> {
+    /// When one of certificate and key is not set.
+    pub fn sources(&self) -> Result<IdentitySources, ConfigError> {
         let ponger = &self.ponger;
-        let leaf = match (ponger.client_certificate.clone(), ponger.client_private_key.clone()) {
-            (Some(certificate), Some(key)) => Some(LeafFiles { certificate, key }),
+        let own = match (ponger.client_certificate.clone(), ponger.client_private_key.clone()) {
+            (Some(certificate), Some(key)) => Some(CertKeyPaths { certificate, key }),
             (None, None) => None,
             _ => {
                 return Err(ConfigError::new(
                     "ponger.clientCertificate and ponger.clientPrivateKey",
-                    "one is there and the other is missing",
+                    "one is set without the other",
                 )
-                .hint("name the PEM files of both, or of neither"));
+                .hint("set both to PEM files, or remove both"));
             }
         };
-        let id = ponger.server_id.as_ref().map(|id| {
-            id.trim().parse::<SpiffeId>().map_err(|error| {
-                ConfigError::new(format!("ponger.serverId: `{id}`"), error)
-                    .hint("write it as ponger's certificate has it, such as spiffe://cluster.local/ns/ping-pong/sa/ponger")
-            })
-        });
-        let allowed = id.transpose()?.map(|id| BTreeSet::from([Name::Spiffe(id)]));
-        let roots = ponger.accept_cert.clone().map_or(Trusted::System, Trusted::File);
-        Ok(Sources { leaf, roots, allowed })
+        let trust = ponger.accept_cert.clone().map_or(TrustSource::Native, TrustSource::Bundle);
+        Ok(IdentitySources { own, trust })
     }
 
-    /// ponger's URL, taken apart.
+    /// Builds the TLS side from the certificates, by the time of `clock`.
     ///
     /// # Errors
-    /// When it is missing or no URL that pinger can use.
+    /// When the URL is plain HTTP, or ponger's ID is not a SPIFFE ID.
+    pub fn tls_builder(&self, clock: &Clock) -> Result<Box<Build<ClientTls>>, ConfigError> {
+        let name = self.target()?.server_name.ok_or_else(|| {
+            ConfigError::new("ponger.url", "an `http` URL needs no certificates")
+        })?;
+        let (server, clock) = (ExpectedServer { name, id: self.server_id()? }, clock.clone());
+        let versions = self.ponger.min_tls_version.protocol_versions();
+        Ok(Box::new(move |own, trust, now| {
+            ClientTls::build(own, trust, &server, versions, &clock, now)
+        }))
+    }
+
+    fn server_id(&self) -> Result<Option<SpiffeId>, ConfigError> {
+        let Some(id) = &self.ponger.server_id else { return Ok(None) };
+        id.trim().parse().map(Some).map_err(|error| {
+            ConfigError::new(format!("ponger.serverId: `{id}`"), error)
+                .hint("use the SPIFFE ID in ponger's certificate, such as spiffe://cluster.local/ns/ping-pong/sa/ponger")
+        })
+    }
+
+    /// Parses ponger's URL.
+    ///
+    /// # Errors
+    /// When it is not set, or not a URL that pinger can use.
     pub fn target(&self) -> Result<Target, ConfigError> {
         let Some(text) = &self.ponger.url else {
-            return Err(ConfigError::new("ponger.url", "it is missing")
-                .hint("say where ponger is, such as `https://ponger:8080`"));
+            return Err(ConfigError::new("ponger.url", "required")
+                .hint("set it to a URL such as `https://ponger:8080`"));
         };
+        // Without a user and password.
+        let shown = text.rsplit_once('@').map_or(text.clone(), |(_, host)| format!("***@{host}"));
         let bad = |cause: &str| {
-            ConfigError::new("ponger.url", format!("`{text}` {cause}"))
-                .hint("write it whole, such as `https://ponger:8080`")
+            ConfigError::new("ponger.url", format!("`{shown}` {cause}"))
+                .hint("use a URL such as `https://ponger:8080`")
         };
         let url: Uri =
             text.trim().parse().map_err(|error| bad(&format!("is not a URL ({error})")))?;
         let scheme = url.scheme().ok_or_else(|| bad("has no scheme"))?;
         let authority = url.authority().ok_or_else(|| bad("has no host"))?;
         if authority.as_str().contains('@') {
-            return Err(bad("has a user in it, and pinger shows nothing but its certificate"));
+            return Err(bad("contains a user, and pinger authenticates by its certificate"));
         }
         if url.query().is_some() || text.contains('#') {
-            return Err(bad("has a query or fragment in it"));
+            return Err(bad("contains a query or a fragment"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
@@ -197,72 +226,75 @@ impl Config {
                 .filter(|port| *port > 0)
                 .ok_or_else(|| bad("has no port from 1 to 65535"))?,
         };
-        let tls = if *scheme == Scheme::HTTPS {
+        let server_name = if *scheme == Scheme::HTTPS {
             if self.insecure {
                 return Err(ConfigError::new(
                     "insecure",
-                    "it asks for plain HTTP, and ponger.url for TLS",
+                    "`insecure: true` conflicts with the `https` URL in ponger.url",
                 )
-                .hint("leave out `insecure`, or write an `http` URL"));
+                .hint("remove it, or use an `http` URL"));
             }
             Some(match &self.ponger.server_name {
                 Some(name) => ServerName::try_from(name.clone()).map_err(|_| {
-                    ConfigError::new("ponger.serverName", format!("`{name}` is no DNS name"))
-                        .hint("write a name that stands in ponger's certificate, such as `ponger`")
+                    ConfigError::new("ponger.serverName", format!("`{name}` is not a DNS name"))
+                        .hint("use a DNS name in ponger's certificate, such as `ponger`")
                 })?,
                 None => ServerName::try_from(host.clone())
-                    .map_err(|_| bad("has a host that no certificate can be for"))?,
+                    .map_err(|_| bad("has a host that is neither a DNS name nor an IP address"))?,
             })
         } else if *scheme == Scheme::HTTP {
             if !self.insecure {
                 return Err(ConfigError::new(
                     "ponger.url",
-                    format!("`{text}` is plain HTTP, and pinger does not fall back to it"),
+                    format!("`{shown}` is plain HTTP, which requires insecure: true"),
                 )
-                .hint("write an `https` URL, or `insecure: true` beside it"));
+                .hint("use an `https` URL, or set `insecure: true`"));
             }
             None
         } else {
-            return Err(bad("has another scheme than `https`"));
+            return Err(bad("has a scheme other than `https`"));
         };
         let path = match url.path() {
             "" | "/" => "/ping".to_owned(),
             path => path.to_owned(),
         };
-        Ok(Target { host, port, path, tls })
+        Ok(Target { host, port, path, server_name })
     }
 
-    fn agree(&self) -> Result<(), ConfigError> {
-        self.metrics.check()?;
-        self.identity.check()?;
+    /// Rejects values and combinations of keys that cannot be meant.
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.metrics.validate()?;
+        self.identity.validate()?;
         self.target()?;
-        let ponger = &self.ponger;
+        let error =
+            |keys: &str, reason: &str, hint: &str| Err(ConfigError::new(keys, reason).hint(hint));
+        let (ponger, probe) = (&self.ponger, &self.rejection_probe);
         let has_tls = ponger.accept_cert.is_some()
             || ponger.client_certificate.is_some()
             || ponger.client_private_key.is_some()
             || ponger.server_id.is_some()
             || ponger.server_name.is_some()
-            || !self.refusal.interval.0.is_zero();
+            || !probe.interval.0.is_zero();
         if self.insecure && has_tls {
-            return Err(ConfigError::new(
-                "insecure",
-                "it asks for plain HTTP, and other keys ask for TLS",
-            )
-            .hint("leave out the one or the others"));
+            let reason = "`insecure: true` conflicts with the TLS settings";
+            return error("insecure", reason, "remove one of them");
         }
-        for (key, span) in [("timeout", self.timeout), ("connectTimeout", self.connect_timeout)] {
-            if span.0.is_zero() {
-                return Err(ConfigError::new(key, "it is zero, which would leave no time at all")
-                    .hint("give it some, such as `5s`"));
-            }
+        if self.connect_timeout.0.is_zero() {
+            return error("connectTimeout", "it is zero", "use a duration such as `2s`");
         }
-        if self.refusal.not_ready && self.refusal.interval.0.is_zero() {
-            return Err(ConfigError::new(
-                "refusal.notReady",
-                "it has no effect without refusal.interval",
-            )
-            .hint("say how often pinger shall knock as a stranger, such as `30s`"));
+        if self.timeout < self.connect_timeout {
+            let reason = format!("it is shorter than connectTimeout, {}", self.connect_timeout);
+            return error("timeout", &reason, "increase it, or decrease connectTimeout");
         }
+        if !probe.interval.0.is_zero() && probe.interval < HumanDuration::seconds(1) {
+            let reason = "it is shorter than 1s, and each probe costs ponger a TLS handshake";
+            return error("rejectionProbe.interval", reason, "use a duration such as `30s`");
+        }
+        if probe.not_ready && probe.interval.0.is_zero() {
+            let reason = "has no effect without rejectionProbe.interval";
+            return error("rejectionProbe.notReady", reason, "set the interval, such as `30s`");
+        }
+        self.server_id()?;
         self.sources().map(|_| ())
     }
 }

@@ -16,10 +16,10 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let signals = Signals::install()?;
     let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
-    let config = Config::load(&cli.config)?;
+    let config = Config::load(cli.config.as_deref())?;
     if cli.check_config {
         config.preflight()?;
-        println!("{}", cli.valid_message());
+        cli.print_valid();
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::init(&config.log);

@@ -13,7 +13,7 @@ use chassis::{
 };
 use hdrhistogram::Histogram;
 use prometheus::{HistogramVec, IntCounterVec};
-use tracing::{Level, field::display};
+use tracing::Level;
 
 use crate::{
     client::Outcome,

@@ -14,7 +14,6 @@ use chassis::{
 };
 use prometheus::IntCounterVec;
 use rustls::{ClientConfig, pki_types::CertificateDer, sign::CertifiedKey};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -24,12 +23,12 @@ use crate::{client::Outcome, config::RejectionProbe, startup::PingClientFactory}
 const NOT_READY: &str = "ponger accepted an untrusted client";
 
 /// A credential that ponger must reject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
 pub enum ProbeCredential {
+    /// No certificate.
     NoCertificate,
+    /// pinger's own certificate with an invalid signature.
     InvalidSignature,
 }
 

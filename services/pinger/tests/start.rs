@@ -45,7 +45,7 @@ fn half_an_identity_is_refused() {
     let config = folder.path().join("config.yaml");
     fs::write(&config, "ponger: {url: 'https://localhost', clientCertificate: /nowhere/tls.crt}\n")
         .expect("written");
-    assert!(refused(&config).contains("one is there and the other is missing"));
+    assert!(refused(&config).contains("one is set without the other"));
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn it_tells_its_version_and_its_flags() {
     };
     assert_eq!(say("--version"), format!("pinger {}\n", env!("CARGO_PKG_VERSION")));
     let help = say("--help");
-    for part in ["-c, --config <FILE>", "[default: config.yaml]", "--check-config", "PINGER__"] {
+    for part in ["-c, --config <FILE>", "[default: config.yaml, if it exists]", "--check-config", "PINGER__"] {
         assert!(help.contains(part), "{part}: {help}");
     }
 }

@@ -8,7 +8,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
 };
 use chassis::tls::peer_id::sanitize;
-use tracing::{Level, Span, field::display};
+use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
 use crate::{

@@ -1,74 +1,74 @@
 //! ponger's configuration.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
 use chassis::{
-    config::{self, MinTlsVersion, HumanDuration},
-    tls::{
-        identity::{Identity, Sources, Trusted},
-        cert::{LeafFiles, Purpose},
-        peer_id::Name,
-        server::Ask,
-    },
+    config::{self, HumanDuration, MinTlsVersion},
     error::ConfigError,
+    tls::{
+        cert::{CertKeyPaths, Role},
+        clock::Clock,
+        identity::{Build, Identity, IdentitySources, TrustSource},
+        peer_id::PeerId,
+        server::{ClientAuth, ServerTls},
+    },
 };
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// ponger's configuration: the original's keys, and ours in their style.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+use crate::authz::Policy;
+
+/// ponger's configuration: the original project's keys, and further ones in the same style.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Config {
-    /// Serve plain HTTP. Without it, ponger does not start without a certificate.
+    /// Serve plain HTTP, without TLS. Otherwise ponger requires a certificate.
     pub insecure: bool,
-    /// What is served.
+    /// The TLS listener and its clients.
     pub service: Service,
-    /// How the identity on disk is followed.
+    /// How certificate, key and trust bundle are reloaded.
     pub identity: config::Identity,
     /// The admin listener.
     pub metrics: config::Metrics,
-    /// What is logged.
+    /// What is logged, and in which format.
     pub log: config::Log,
 }
 
-/// What is served, and to whom.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// The TLS listener and its clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Service {
-    /// Address that is bound; `::` serves IPv6 and IPv4.
+    /// IP address ponger binds; `::` accepts IPv6 and IPv4.
     pub host: IpAddr,
-    /// Port of the service.
+    /// Port ponger listens on.
     pub port: u16,
-    /// PEM file of the certificate: the leaf, then its intermediates.
+    /// PEM file with the certificate chain: the leaf first, then its intermediates.
     pub tls_certificate: Option<PathBuf>,
-    /// PEM file of the certificate's private key.
+    /// PEM file with the private key of the certificate.
     pub tls_private_key: Option<PathBuf>,
-    /// PEM file of the roots that vouch for clients. With it, clients must show a certificate.
+    /// PEM file with the CA certificates that client certificates must chain to.
     pub client_ca: Option<PathBuf>,
-    /// Whether clients must show a certificate; without it `required` where `clientCa` is set, else `none`.
+    /// Whether clients are asked for a certificate. Default: `required` if `clientCa` is set, otherwise `none`.
     pub client_auth: Option<ClientAuth>,
-    /// Who is let in: SPIFFE IDs, or DNS names for certificates without a URI; without it, everyone `clientCa` vouches for. Read again with the identity.
-    pub allowed_clients: Option<Vec<String>>,
-    /// With `clientAuth: optional`, let in clients that show no certificate.
+    /// Allowed clients: SPIFFE IDs, or DNS names for certificates without a URI SAN. Default: any client trusted by `clientCa`.
+    pub allowed_clients: Vec<String>,
+    /// With `clientAuth: optional`, allow clients without a certificate.
     pub allow_anonymous: bool,
-    /// The oldest TLS version that is spoken.
+    /// Oldest TLS version that is accepted.
     pub min_tls_version: MinTlsVersion,
-    /// How long a handshake may take.
+    /// Maximum duration of a TLS handshake.
     pub handshake_timeout: HumanDuration,
-    /// How long the head of a request may take.
+    /// Maximum time to receive the head of a request.
     pub request_timeout: HumanDuration,
-    /// How long a kept connection may be idle.
+    /// How long a keep-alive connection may be idle.
     pub idle_timeout: HumanDuration,
-    /// How many connections may be open; those above are closed at once.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    /// Maximum number of open connections; further ones are closed at once.
     pub max_connections: u32,
-    /// How long requests are still answered, with `Connection: close`, after a signal to stop.
+    /// After a signal to stop, how long requests are still answered, with `Connection: close`.
     pub drain_delay: HumanDuration,
-    /// How long requests in flight may take to end after that.
+    /// How long requests in flight may take to finish after that.
     pub drain_timeout: HumanDuration,
 }
 
@@ -81,7 +81,7 @@ impl Default for Service {
             tls_private_key: None,
             client_ca: None,
             client_auth: None,
-            allowed_clients: None,
+            allowed_clients: Vec::new(),
             allow_anonymous: false,
             min_tls_version: MinTlsVersion::default(),
             handshake_timeout: HumanDuration::seconds(10),
@@ -94,35 +94,23 @@ impl Default for Service {
     }
 }
 
-/// Whether clients are asked for a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(inline)]
-#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
-pub enum ClientAuth {
-    Required,
-    Optional,
-    None,
-}
-
 impl Config {
-    /// Reads `file` and the environment.
+    /// Reads and validates `file` and the environment.
     ///
     /// # Errors
-    /// The first thing that is wrong.
-    pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let config: Self = config::load(crate::NAME, file, std::env::vars_os())?;
-        config.agree().map_err(|error| ConfigError::new(file.display(), error))?;
-        Ok(config)
+    /// The first fault that is found.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        config::load(crate::NAME, file, std::env::vars_os(), Self::validate)
     }
 
     /// Reads and verifies the certificates and keys as well.
     ///
     /// # Errors
-    /// The first thing that is wrong.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// The first fault that is found.
+    pub fn preflight(&self) -> Result<(), ConfigError> {
         if !self.insecure {
-            Identity::load(&self.sources()?, Purpose::Server)?;
+            let clock = Clock::system();
+            Identity::load(&self.sources()?, Role::Server, &clock, &*self.tls_builder(&clock))?;
         }
         Ok(())
     }
@@ -138,9 +126,9 @@ impl Config {
         else {
             return Err(ConfigError::new(
                 "service.tlsCertificate and service.tlsPrivateKey",
-                "both are required",
+                "one is set without the other",
             )
-            .hint("name the PEM files of the certificate and its key"));
+            .hint("set both to PEM files"));
         };
         Ok(IdentitySources {
             own: Some(CertKeyPaths { certificate, key }),
@@ -166,115 +154,97 @@ impl Config {
         if self.insecure || service.client_ca.is_none() {
             return Ok(Policy::AllowAll);
         }
-        let ids = service.allowed_clients.as_ref();
-        let allowed = ids.map(|ids| ids.iter().map(|id| allowed_id(id)).collect()).transpose()?;
+        let ids = service.allowed_clients.iter().map(|id| allowed_id(id));
+        let allowed = (!service.allowed_clients.is_empty()).then(|| ids.collect()).transpose()?;
         Ok(Policy::RequirePeer { allowed, allow_anonymous: service.allow_anonymous })
     }
 
     /// Whether clients are asked for a certificate.
     pub fn client_auth(&self) -> ClientAuth {
-        self.service.client_auth.map_or_else(
-            || {
-                if self.service.client_ca.is_some() {
-                    ClientAuth::Required
-                } else {
-                    ClientAuth::None
-                }
-            },
-            Into::into,
-        )
+        let has_ca = self.service.client_ca.is_some();
+        let default = if has_ca { ClientAuth::Required } else { ClientAuth::None };
+        self.service.client_auth.unwrap_or(default)
     }
 
-    /// The same for a log.
-    pub fn client_auth_label(&self) -> &'static str {
-        match self.client_auth() {
-            ClientAuth::Required => "required",
-            ClientAuth::Optional => "optional",
-            ClientAuth::None => "none",
-        }
-    }
-
-    /// Refuses keys that exclude each other: one of them would silently have no effect, and the
-    /// service would be more open than whoever wrote them thinks.
-    fn agree(&self) -> Result<(), ConfigError> {
-        self.metrics.check()?;
-        self.identity.check()?;
+    /// Rejects values and combinations of keys that cannot be meant: a key without effect could leave
+    /// the service more open than its configuration reads.
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.metrics.validate()?;
+        self.identity.validate()?;
         let service = &self.service;
-        let has_tls = service.tls_certificate.is_some() || service.tls_private_key.is_some();
-        let asks = self.ask() != Ask::No;
-        let clash =
-            |keys: &str, cause: &str, cure: &str| Err(ConfigError::new(keys, cause).hint(cure));
-        if self.insecure {
-            if has_tls
-                || service.client_ca.is_some()
-                || service.client_auth.is_some()
-                || service.allowed_clients.is_some()
-                || service.allow_anonymous
-            {
-                return clash(
-                    "insecure",
-                    "it asks for plain HTTP, and other keys ask for TLS",
-                    "leave out the one or the others",
-                );
-            }
-            return Ok(());
-        }
-        if !has_tls {
-            return clash(
-                "service.tlsCertificate and service.tlsPrivateKey",
-                "without them there is no TLS, and ponger serves nothing else by itself",
-                "name the PEM files of the certificate and its key, or write `insecure: true` to serve plain HTTP",
+        let error =
+            |keys: &str, reason: &str, hint: &str| Err(ConfigError::new(keys, reason).hint(hint));
+        let (host, admin) = (service.host, self.metrics.host);
+        let same_host = host == admin || host.is_unspecified() || admin.is_unspecified();
+        if same_host && service.port == self.metrics.port && service.port != 0 {
+            return error(
+                "service.port",
+                "it equals metrics.port",
+                "choose another port for one of them",
             );
         }
-        if asks && service.client_ca.is_none() {
-            return clash(
-                "service.clientAuth",
-                "clients are asked for a certificate, and no root vouches for any",
-                "name the PEM file of the clients' roots with service.clientCa",
+        if !(1..=1_000_000).contains(&service.max_connections) {
+            return error(
+                "service.maxConnections",
+                "it is out of range",
+                "expected a number from 1 to 1000000",
             );
         }
-        if !asks && service.client_ca.is_some() {
-            return clash(
-                "service.clientCa",
-                "it has no effect with service.clientAuth: none",
-                "leave out the one or the other",
-            );
-        }
-        if !asks && service.allowed_clients.is_some() {
-            return clash(
-                "service.allowedClients",
-                "it has no effect as long as clients are not asked for a certificate",
-                "name the PEM file of the clients' roots with service.clientCa",
-            );
-        }
-        if service.allow_anonymous && self.ask() != Ask::Optional {
-            return clash(
-                "service.allowAnonymous",
-                "it has no effect without service.clientAuth: optional",
-                "leave out the one, or write the other",
-            );
-        }
-        for (key, span) in [
+        for (key, duration) in [
             ("service.handshakeTimeout", service.handshake_timeout),
             ("service.requestTimeout", service.request_timeout),
             ("service.idleTimeout", service.idle_timeout),
         ] {
-            if span.0.is_zero() {
-                return clash(
-                    key,
-                    "it is zero, which would leave no time at all",
-                    "give it some, such as `10s`",
-                );
+            if duration.0.is_zero() {
+                return error(key, "it is zero", "use a duration such as `10s`");
             }
         }
+        let has_tls = service.tls_certificate.is_some() || service.tls_private_key.is_some();
+        let has_allowed = !service.allowed_clients.is_empty();
+        if self.insecure {
+            let has_client_auth = service.client_ca.is_some() || service.client_auth.is_some();
+            if has_tls || has_client_auth || has_allowed || service.allow_anonymous {
+                let reason = "`insecure: true` conflicts with the TLS settings";
+                return error("insecure", reason, "remove one of them");
+            }
+            return Ok(());
+        }
+        if !has_tls {
+            return error(
+                "service.tlsCertificate and service.tlsPrivateKey",
+                "required unless insecure is true",
+                "set them to PEM files, or set `insecure: true` to serve plain HTTP",
+            );
+        }
+        let asks = self.client_auth() != ClientAuth::None;
+        let set_ca = "set service.clientCa to a PEM file with the clients' CA certificates";
+        if asks && service.client_ca.is_none() {
+            return error("service.clientAuth", "requires service.clientCa", set_ca);
+        }
+        if !asks && service.client_ca.is_some() {
+            let reason = "has no effect with service.clientAuth: none";
+            return error("service.clientCa", reason, "remove one of them");
+        }
+        if !asks && has_allowed {
+            return error(
+                "service.allowedClients",
+                "has no effect without service.clientCa",
+                set_ca,
+            );
+        }
+        if service.allow_anonymous && self.client_auth() != ClientAuth::Optional {
+            let reason = "has no effect without service.clientAuth: optional";
+            return error("service.allowAnonymous", reason, "remove it, or set the other");
+        }
+        self.policy()?;
         self.sources().map(|_| ())
     }
 }
 
-fn allowed_name(name: &str) -> Result<Name, ConfigError> {
-    name.parse().map_err(|error| {
-        ConfigError::new(format!("service.allowedClients: `{name}`"), error)
-            .hint("write it as the client's certificate has it, such as spiffe://cluster.local/ns/ping-pong/sa/pinger")
+fn allowed_id(id: &str) -> Result<PeerId, ConfigError> {
+    id.trim().parse().map_err(|error| {
+        ConfigError::new(format!("service.allowedClients: `{id}`"), error)
+            .hint("use the SPIFFE ID or DNS name in the client's certificate, such as spiffe://cluster.local/ns/ping-pong/sa/pinger")
     })
 }
 

@@ -106,7 +106,7 @@ impl Application {
             readiness,
             draining,
             reload,
-            client_auth: config.client_auth_label(),
+            client_auth: config.client_auth().label(),
             drain_delay: service.drain_delay.0,
             drain_timeout: service.drain_timeout.0,
         })

@@ -3,19 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use rustls::SupportedProtocolVersion;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::HumanDuration;
 use crate::error::ConfigError;
 
-/// The plain-HTTP admin listener: metrics and probes, and nothing else.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// The admin listener: metrics and probes, over plain HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Metrics {
-    /// Address that the admin listener binds; `::` serves IPv6 and IPv4.
+    /// IP address the admin listener binds; `::` accepts IPv6 and IPv4.
     pub host: IpAddr,
-    /// Port of the admin listener: metrics, `/livez` and `/readyz`, by plain HTTP.
+    /// Port of the admin listener, which serves metrics, `/livez` and `/readyz` over plain HTTP.
     pub port: u16,
     /// Path of the Prometheus metrics.
     pub endpoint: String,
@@ -28,11 +28,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Refuses a path that no request could have, or that a probe has.
+    /// Checks that the path of the metrics can be requested, and is not that of a probe.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// When it is not such a path.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let endpoint = &self.endpoint;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let cause = if !endpoint.starts_with('/') {
@@ -40,7 +40,7 @@ impl Metrics {
         } else if matches!(endpoint.as_str(), "/livez" | "/readyz") {
             "is the path of a probe"
         } else if !endpoint.bytes().all(fits) {
-            "has characters that a path here may not have"
+            "has characters other than letters, digits, `/`, `-`, `_` and `.`"
         } else {
             return Ok(());
         };
@@ -49,25 +49,25 @@ impl Metrics {
     }
 }
 
-/// How the identity on disk is followed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// How certificate, key and trust bundle are reloaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Identity {
-    /// How often the identity's files are read again, should the file system not tell of a change.
+    /// How often the files of certificate, key and trust bundle are checked for changes.
     pub poll_interval: HumanDuration,
-    /// How long before its end a certificate is warned about; without it, a third of its lifetime.
+    /// How long before a certificate expires a warning is logged. Default: a third of its lifetime.
     pub expiry_warning: Option<HumanDuration>,
 }
 
 impl Identity {
-    /// Refuses to look at the files without a pause.
+    /// Checks that there is a pause between two checks of the files.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    /// When there is none.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.poll_interval.0.is_zero() {
             return Err(ConfigError::new("identity.pollInterval", "it is zero")
-                .hint("give it some time, such as `10s`"));
+                .hint("use a duration such as `1s`"));
         }
         Ok(())
     }
@@ -75,36 +75,34 @@ impl Identity {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { poll_interval: HumanDuration::seconds(10), expiry_warning: None }
+        Self { poll_interval: HumanDuration::seconds(1), expiry_warning: None }
     }
 }
 
-/// What is logged, and how.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+/// What is logged, and in which format.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Log {
-    /// `text` for people, `json` for machines.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// The least severe level that is logged.
+    /// Least severe level that is logged.
     pub level: LogLevel,
 }
 
-/// How a log line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
-#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum LogFormat {
     #[default]
     Text,
     Json,
 }
 
-/// How severe a log line must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Severity of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
-#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum LogLevel {
     Error,
     Warn,
@@ -114,10 +112,10 @@ pub enum LogLevel {
     Trace,
 }
 
-/// The oldest TLS version that is spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-#[expect(missing_docs, reason = "the names say it, and docs would become part of the schema")]
+/// Oldest TLS version that is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Json")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum MinTlsVersion {
     #[serde(rename = "1.2")]
     V1_2,
@@ -133,6 +131,19 @@ impl MinTlsVersion {
         match self {
             Self::V1_2 => rustls::ALL_VERSIONS,
             Self::V1_3 => &TLS13,
+        }
+    }
+}
+
+impl TryFrom<Json> for MinTlsVersion {
+    type Error = String;
+
+    // `1.3` without quotes is a number to YAML.
+    fn try_from(value: Json) -> Result<Self, String> {
+        match value.to_string().trim_matches('"') {
+            "1.2" => Ok(Self::V1_2),
+            "1.3" => Ok(Self::V1_3),
+            _ => Err(format!("unknown value {value}, expected `1.2` or `1.3`")),
         }
     }
 }

@@ -14,6 +14,7 @@ use rustls::{
     },
     sign::SingleCertAndKey,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     ALPN,
@@ -26,7 +27,8 @@ use super::{
 use crate::error::ConfigError;
 
 /// Whether clients are asked for a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum ClientAuth {
     /// They are not asked.
     None,
@@ -34,6 +36,17 @@ pub enum ClientAuth {
     Optional,
     /// They must present one, which must be valid.
     Required,
+}
+
+impl ClientAuth {
+    /// The name in configurations and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
 }
 
 /// What a server builds from its identity.

@@ -2,8 +2,6 @@ use std::fs;
 
 use super::*;
 
-const REFERENCE: &str = include_str!("../../../README.md");
-
 /// The original project's configuration, word for word.
 const ORIGINAL: &str = "\
 service:
@@ -18,15 +16,15 @@ metrics:
 ";
 
 fn load(text: &str) -> Result<Config, ConfigError> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("config.yaml");
-    fs::write(&file, text).expect("written");
-    Config::load(&file)
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    fs::write(&file, text).unwrap();
+    Config::load(Some(&file))
 }
 
 #[test]
-fn the_originals_configuration_is_taken() {
-    let config = load(ORIGINAL).expect("a configuration");
+fn accepts_configuration_of_the_original_project() {
+    let config = load(ORIGINAL).unwrap();
     assert_eq!(config.service.port, 8080);
     assert_eq!(config.service.tls_certificate, Some("/app/certs/server.crt".into()));
     assert_eq!((config.metrics.port, config.metrics.endpoint.as_str()), (2112, "/metrics"));
@@ -34,53 +32,52 @@ fn the_originals_configuration_is_taken() {
 }
 
 #[test]
-fn keys_that_would_leave_ponger_more_open_than_they_say_are_refused() {
+fn rejects_keys_that_conflict_or_have_no_effect() {
     let tls = "tlsCertificate: a, tlsPrivateKey: b";
-    for (text, part) in [
-        ("service: {port: 1}".to_owned(), "insecure: true"),
-        (format!("insecure: true\nservice: {{{tls}}}"), "leave out the one or the others"),
-        ("insecure: true\nservice: {clientCa: c}".to_owned(), "leave out the one or the others"),
+    let conflict = "insecure: `insecure: true` conflicts with the TLS settings; remove one of them";
+    for (text, message) in [
+        ("service: {port: 1}", "required unless insecure is true; set them to PEM files"),
+        ("insecure: true\nservice: {TLS}", conflict),
+        ("insecure: true\nservice: {clientCa: c}", conflict),
+        ("insecure: true\nservice: {clientAuth: none}", conflict),
+        ("insecure: true\nservice: {allowedClients: [a]}", conflict),
+        ("insecure: true\nservice: {allowAnonymous: true}", conflict),
+        ("service: {tlsCertificate: a}", "one is set without the other"),
+        ("service: {TLS, clientAuth: required}", "service.clientAuth: requires service.clientCa"),
+        ("service: {TLS, clientAuth: optional}", "service.clientAuth: requires service.clientCa"),
+        ("service: {TLS, clientAuth: none, clientCa: c}", "service.clientCa: has no effect with"),
+        ("service: {TLS, allowedClients: [a]}", "service.allowedClients: has no effect without"),
         (
-            "insecure: true\nservice: {allowedClients: [a]}".to_owned(),
-            "leave out the one or the others",
+            "service: {TLS, clientCa: c, allowAnonymous: true}",
+            "service.allowAnonymous: has no effect",
         ),
-        (format!("service: {{{tls}, clientAuth: required}}"), "service.clientCa"),
-        (format!("service: {{{tls}, clientAuth: optional}}"), "service.clientCa"),
-        (format!("service: {{{tls}, clientAuth: none, clientCa: c}}"), "it has no effect"),
-        (format!("service: {{{tls}, allowedClients: [a]}}"), "service.allowedClients"),
+        ("service: {TLS, clientCa: c, allowedClients: ['*.a']}", "service.allowedClients: `*.a`"),
+        ("service: {TLS, clientCa: c, allowedClients: [spiffe://A/b]}", "`spiffe://A/b`"),
+        ("service: {TLS, handshakeTimeout: 0s}", "service.handshakeTimeout: it is zero; use"),
         (
-            format!("service: {{{tls}, clientCa: c, allowAnonymous: true}}"),
-            "service.allowAnonymous",
+            "service: {TLS, maxConnections: 0}",
+            "service.maxConnections: it is out of range; expected",
         ),
-        (format!("service: {{{tls}, clientCa: c, allowedClients: ['*.a']}}"), "`*.a`"),
-        (
-            format!("service: {{{tls}, clientCa: c, allowedClients: ['spiffe://A/b']}}"),
-            "`spiffe://A/b`",
-        ),
-        (format!("service: {{{tls}, handshakeTimeout: 0s}}"), "service.handshakeTimeout"),
-        ("service: {tlsCertificate: a}".to_owned(), "both are needed"),
+        ("service: {TLS, maxConnections: 1000001}", "service.maxConnections: it is out of range"),
+        ("service: {TLS, port: 2112}", "service.port: it equals metrics.port; choose another"),
+        ("service: {TLS, host: '::', port: 2112}", "service.port: it equals metrics.port"),
+        ("identity: {pollInterval: 0s}", "identity.pollInterval: it is zero; use a duration"),
+        ("metrics: {endpoint: /livez}", "metrics.endpoint: `/livez` is the path of a probe"),
     ] {
-        let error = load(&text).expect_err(&text).to_string();
-        assert!(error.contains(part), "{text}: {error}");
+        let error = load(&text.replace("TLS", tls)).expect_err(text).to_string();
+        assert!(error.contains(message), "{text}: {error}");
+    }
+    for text in [
+        "service: {TLS, port: 0}\nmetrics: {port: 0}",
+        "service: {TLS, host: 127.0.0.1, port: 2112}\nmetrics: {host: 127.0.0.2}",
+        "service: {TLS, clientCa: c, allowedClients: [' ponger', spiffe://a/b]}",
+    ] {
+        load(&text.replace("TLS", tls)).unwrap();
     }
 }
 
 #[test]
-fn clients_must_show_a_certificate_where_their_roots_are_named() {
-    let config = load("service: {tlsCertificate: a, tlsPrivateKey: b, clientCa: c}")
-        .expect("a configuration");
+fn requires_client_certificates_where_their_ca_is_set() {
+    let config = load("service: {tlsCertificate: a, tlsPrivateKey: b, clientCa: c}").unwrap();
     assert_eq!(config.ask(), Ask::Required);
-}
-
-#[test]
-fn the_reference_has_the_table_of_keys() {
-    let table = config::table::<Config>();
-    assert!(REFERENCE.contains(&table), "put this into services/README.md:\n{table}");
-}
-
-#[test]
-fn the_references_example_is_taken() {
-    let example = REFERENCE.split("```yaml\n").find(|text| text.starts_with("service:"));
-    let (example, _) = example.and_then(|text| text.split_once("```")).expect("an example");
-    load(example).expect("a configuration");
 }
