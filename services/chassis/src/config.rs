@@ -69,14 +69,15 @@ where
         // By itself first, so that each fault is attributed to its source.
         deserialize::<C>(builder.clone(), &keys, |key| format!("{source}: key `{key}`"))?;
     }
-    let lists = keys.iter().filter(|(_, default)| default.is_array());
     let variables = Environment::with_prefix(name)
         .separator("__")
         .convert_case(Case::Camel)
         .try_parsing(true)
-        .list_separator(",")
         .source(Some(variables));
-    let variables = lists.fold(variables, |all, (list, _)| all.with_list_parse_key(list));
+    // Only with a list key: a separator by itself makes a list of every text.
+    let lists = keys.iter().filter(|(_, default)| default.is_array());
+    let variables =
+        lists.fold(variables, |all, (key, _)| all.list_separator(",").with_list_parse_key(key));
     let config = deserialize(builder.add_source(variables), &keys, |key| {
         let key = key.split('[').next().unwrap_or(key);
         format!("environment variable {}", variable(&prefix, key))
@@ -131,9 +132,11 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
     }
     let yaml = File::from_str(text, FileFormat::Yaml);
     let table = yaml.collect().map_err(|error| match error {
-        // The parser prints a key as its own type: `String("port"): duplicated key in mapping`.
         SourceError::FileParse { cause, .. } => {
-            fault(cause.to_string().replace("String(\"", "key `").replace("\"):", "`:"))
+            // The parser prints a key as its own type: `String("port"): duplicated key in mapping`.
+            let cause = cause.to_string();
+            let key = cause.strip_prefix("String(\"").and_then(|cause| cause.split_once("\"):"));
+            fault(key.map_or(cause.clone(), |(key, reason)| format!("key `{key}`:{reason}")))
         }
         other => fault(other.to_string()),
     })?;
@@ -194,7 +197,20 @@ fn deserialize<C: DeserializeOwned>(
         .build()
         .and_then(Config::try_deserialize)
         .map_err(|error| ConfigError::new("configuration", error))?;
-    let config = serde_path_to_error::deserialize(&tree).map_err(|error| {
+    // serde accepts these for an optional value, a text or a list.
+    let blank = |value: &Json| value.as_str().is_some_and(|text| text.trim().is_empty());
+    for (key, value) in flatten("", &tree) {
+        let reason = match value {
+            Json::Null => "it has no value",
+            Json::Array(items) if items.is_empty() || items.iter().any(blank) => {
+                "the list or an item of it is empty"
+            }
+            value if blank(&value) => "it is empty",
+            _ => continue,
+        };
+        return Err(ConfigError::new(subject(&key), reason).hint("give it a value, or remove it"));
+    }
+    serde_path_to_error::deserialize(&tree).map_err(|error| {
         let key = error.path().to_string();
         let message = error.inner().to_string();
         let (reason, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
@@ -208,26 +224,13 @@ fn deserialize<C: DeserializeOwned>(
             "u16" => "a number from 0 to 65535",
             "u32" => "a number from 0 to 4294967295",
             "a boolean" => "`true` or `false`",
-            "a string" | "path string" => "text",
+            "a string" | "path string" | "string or map" => "text",
+            "a sequence" => "a list",
             other => other,
         };
         ConfigError::new(subject(&key), reason.replace("variant", "value"))
             .hint(format!("expected {expected}"))
-    })?;
-    // What serde accepts for an optional value, a text or a list.
-    let blank = |value: &Json| value.as_str().is_some_and(|text| text.trim().is_empty());
-    for (key, value) in flatten("", &tree) {
-        let reason = match value {
-            Json::Null => "it has no value",
-            Json::Array(items) if items.is_empty() || items.iter().any(blank) => {
-                "the list or an item of it is empty"
-            }
-            value if blank(&value) => "it is empty",
-            _ => continue,
-        };
-        return Err(ConfigError::new(subject(&key), reason).hint("give it a value, or remove it"));
-    }
-    Ok(config)
+    })
 }
 
 /// Returns the known keys and sections most like `key`.

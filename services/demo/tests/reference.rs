@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 fn reference() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README")
 }
 
 /// Returns keys and defaults of the table below `heading`.
 fn table(heading: &str) -> BTreeMap<String, String> {
     let reference = reference();
-    let section = reference.split("\n## ").find(|section| section.starts_with(heading)).unwrap();
+    let section = reference.split("\n## ").find(|section| section.starts_with(heading));
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
-    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let rows = section.expect("the heading").lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| row.split('|').map(cell).collect::<Vec<_>>())
         .map(|row| (row[1].clone(), row[3].clone()))
         .collect()

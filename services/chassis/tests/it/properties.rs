@@ -17,7 +17,6 @@ use chassis::{
     },
 };
 use rustls::pki_types::CertificateDer;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A name that is read is one that can be compared whole: it prints as it was written.
@@ -114,7 +113,7 @@ pub(crate) fn identity(folder: &Path, certificate: &[u8], key: &[u8]) {
 }
 
 /// A configuration with a key of every kind.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Sample {
     insecure: bool,
@@ -124,16 +123,15 @@ struct Sample {
     log: config::Log,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Service {
     host: IpAddr,
     port: u16,
     tls_certificate: Option<PathBuf>,
-    allowed_clients: Option<Vec<String>>,
+    allowed_clients: Vec<String>,
     min_tls_version: MinTlsVersion,
-    idle_timeout: Span,
-    #[schemars(range(min = 1, max = 1000))]
+    idle_timeout: HumanDuration,
     max_connections: u32,
 }
 
@@ -143,9 +141,9 @@ impl Default for Service {
             host: IpAddr::from([0, 0, 0, 0]),
             port: 8443,
             tls_certificate: None,
-            allowed_clients: None,
+            allowed_clients: Vec::new(),
             min_tls_version: MinTlsVersion::default(),
-            idle_timeout: Span::seconds(60),
+            idle_timeout: HumanDuration::seconds(60),
             max_connections: 100,
         }
     }
@@ -156,11 +154,11 @@ impl Default for Service {
 pub(crate) fn configuration(folder: &Path, bytes: &[u8]) {
     let file = folder.join("config.yaml");
     fs::write(&file, bytes).expect("a file");
-    let load = || config::load::<Sample>("sample", &file, std::iter::empty());
+    let load = || config::load::<Sample>("sample", Some(&file), std::iter::empty(), |_| Ok(()));
     match load() {
         Ok(sample) => {
             let mut tree = serde_json::to_value(&sample).expect("JSON");
-            forget_nothings(&mut tree);
+            remove_empty(&mut tree);
             fs::write(&file, tree.to_string()).expect("a file");
             assert_eq!(load(), Ok(sample), "{tree}");
         }
@@ -173,10 +171,10 @@ pub(crate) fn configuration(folder: &Path, bytes: &[u8]) {
     }
 }
 
-/// Removes keys without a value, which a file must not have.
-fn forget_nothings(tree: &mut serde_json::Value) {
+/// Removes keys without a value and empty lists, which a file must not have.
+fn remove_empty(tree: &mut serde_json::Value) {
     if let Some(table) = tree.as_object_mut() {
-        table.retain(|_, value| !value.is_null());
-        table.values_mut().for_each(forget_nothings);
+        table.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
+        table.values_mut().for_each(remove_empty);
     }
 }
