@@ -13,7 +13,7 @@ use actix_web::{
     web::{self, Data},
 };
 
-use crate::{bind::bind, config, readiness::Readiness, metrics::Metrics, error::ConfigError};
+use crate::{bind::bind, config, error::ConfigError, metrics::Metrics, readiness::Readiness};
 
 /// How long sent data may stay unacknowledged before the connection is closed.
 #[cfg(target_os = "linux")]
@@ -86,7 +86,9 @@ impl Admin {
 }
 
 async fn metrics_text(metrics: Data<Metrics>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.encode())
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(metrics.encode())
 }
 
 async fn livez() -> HttpResponse {

@@ -22,8 +22,9 @@ pub fn bind(host: IpAddr, port: u16, keys: &str) -> Result<TcpListener, ConfigEr
     listen(address).map_err(|error| {
         let failed = ConfigError::new(format!("{keys} {address}"), &error);
         match error.kind() {
-            io::ErrorKind::AddrInUse => failed
-                .hint("choose another port, or stop what listens there (`ss -ltnp` shows it)"),
+            io::ErrorKind::AddrInUse => {
+                failed.hint("choose another port, or stop what listens there (`ss -ltnp` shows it)")
+            }
             io::ErrorKind::PermissionDenied => {
                 failed.hint("low ports are privileged: choose one above 1023")
             }

@@ -46,14 +46,22 @@ impl Readiness {
     }
 
     /// Evaluates `is_present` at each probe: whether `reason` keeps the service from being ready.
-    pub fn add_check(&self, reason: &'static str, is_present: impl Fn() -> bool + Send + Sync + 'static) {
+    pub fn add_check(
+        &self,
+        reason: &'static str,
+        is_present: impl Fn() -> bool + Send + Sync + 'static,
+    ) {
         let mut checks = self.0.checks.write().unwrap_or_else(PoisonError::into_inner);
         checks.push((reason, Box::new(is_present)));
     }
 
     /// Not ready while our own certificate has expired, since every peer rejects it, or while nothing
     /// reloads it.
-    pub fn watch_identity<T: Send + Sync + 'static>(&self, identity: &IdentityWatch<T>, clock: &Clock) {
+    pub fn watch_identity<T: Send + Sync + 'static>(
+        &self,
+        identity: &IdentityWatch<T>,
+        clock: &Clock,
+    ) {
         let (watch, clock) = (identity.clone(), clock.clone());
         self.add_check("own certificate has expired", move || {
             watch.current().own_expired(clock.now())
@@ -66,7 +74,8 @@ impl Readiness {
     pub fn not_ready_reasons(&self) -> Vec<&'static str> {
         let reasons = self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let checks = self.0.checks.read().unwrap_or_else(PoisonError::into_inner);
-        let failing = checks.iter().filter(|(_, is_present)| is_present()).map(|(reason, _)| *reason);
+        let failing =
+            checks.iter().filter(|(_, is_present)| is_present()).map(|(reason, _)| *reason);
         reasons.iter().copied().chain(failing).collect()
     }
 }

@@ -1,22 +1,22 @@
-//! `cargo run`: both services for real, as two processes with real certificates, on this machine.
+//! `cargo run`: both services in one process, with real certificates of a throw-away CA.
 //!
-//! - [`stage`]: a private folder with a throw-away authority's certificates and both configurations
-//! - [`child`]: the two processes, whose logs appear on one terminal
+//! - [`env`]: a private directory with the certificates and both configurations
+//! - [`output`]: both services' logs on one terminal
 
-mod child;
-mod stage;
+mod env;
+mod output;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use chassis::{signals::Stop, error};
-use clap::{Parser, Subcommand};
+use chassis::{
+    error,
+    signals::{SignalSender, Signals},
+};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    child::{Child, Screen},
-    stage::Stage,
-};
+use crate::{env::DemoEnv, output::Output};
 
 /// Runs ponger and pinger on this machine, over mutual TLS, with throw-away certificates.
 ///
@@ -24,11 +24,11 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// End after so many pings; exit code 1 if one was lost
+    /// Exit after this many pings; exit code 1 if one was lost
     #[arg(long, value_name = "PINGS", value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
 
-    /// The longest pause before a ping; each is random, from zero to this
+    /// Longest pause before a ping; each is random, from zero to this
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     interval: Duration,
 
@@ -36,69 +36,75 @@ struct Cli {
     #[arg(long, default_value_t = 0)]
     port: u16,
 
-    /// Leave the folder with the certificates and configurations behind
+    /// Log TLS version, cipher, group and the time of each phase
+    #[arg(long, short)]
+    verbose: bool,
+
+    /// Keep the directory with the certificates and configurations
     #[arg(long)]
     keep: bool,
-
-    #[command(subcommand)]
-    part: Option<Part>,
-}
-
-/// What this program is when it has started itself.
-#[derive(Debug, Subcommand)]
-enum Part {
-    #[command(hide = true)]
-    Ponger { config: PathBuf },
-    #[command(hide = true)]
-    Pinger { config: PathBuf },
 }
 
 #[actix_web::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let (name, ended) = match &cli.part {
-        Some(Part::Ponger { config }) => (ponger::NAME, child::ponger(config).await),
-        Some(Part::Pinger { config }) => (pinger::NAME, child::pinger(config).await),
-        None => ("demo", run(&cli).await),
-    };
-    ended.unwrap_or_else(|error| error::exit_with(name, &error))
+    run().await.unwrap_or_else(|error| error::exit_with("demo", &error))
 }
 
-async fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::listen()?;
+async fn run() -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::install()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let stage = Stage::set(cli.keep).context("the folder for the certificates")?;
-    let screen = Screen::default();
+    let cli = Cli::parse();
+    let env = DemoEnv::create(cli.keep).context("the directory for the certificates")?;
+    let output = Output::init(cli.verbose);
 
-    let mut ponger = Child::start("ponger", &stage.ponger(cli.port)?, &screen)?;
-    let port = tokio::select! {
-        port = ponger.wait_for_port() => port,
-        _ = stop.requested() => return Ok(ponger.stop().await),
-    };
-    let Some(port) = port else { return Ok(ponger.ended().await) };
-    screen.say(&stage.introduction(port));
-    ponger.show();
-    let config = stage.pinger(port, cli.interval, cli.count.unwrap_or(0))?;
-    let mut pinger = Child::start("pinger", &config, &screen)?;
-    pinger.show();
+    let config = ponger::Config::load(Some(&env.ponger_config(cli.port)?))?;
+    let ponger =
+        ponger::Application::build(&config).with_context(|| format!("--port {}", cli.port))?;
+    let port = ponger.address()?.port();
+    let config = env.pinger_config(port, cli.interval, cli.count.unwrap_or(0))?;
+    let pinger = pinger::Application::build(&pinger::Config::load(Some(&config))?)?;
+    output.print(&env.introduction(port));
 
-    let code = tokio::select! {
-        code = pinger.ended() => code,
-        code = ponger.ended() => {
-            eprintln!("demo: ponger ended by itself");
-            pinger.stop().await;
-            return Ok(code);
+    let (stop_ponger, ponger_signals) = Signals::channel();
+    let (stop_pinger, pinger_signals) = Signals::channel();
+    let mut ponger = Box::pin(ponger.run_until_stopped(ponger_signals));
+    let mut pinger = Box::pin(pinger.run_until_stopped(pinger_signals));
+    let mut stopping = false;
+    let summary = loop {
+        tokio::select! {
+            summary = &mut pinger => break summary?,
+            result = &mut ponger => {
+                result?;
+                anyhow::bail!("ponger stopped by itself");
+            }
+            name = signals.stop() => stop_pinger.stop(name),
+            _ = hangup.recv() => stop_pinger.stop("SIGHUP"),
+            () = output.closed(), if !stopping => {
+                stopping = true;
+                stop_pinger.stop("closed output");
+            }
         }
-        _ = stop.requested() => pinger.stop().await,
-        _ = hangup.recv() => pinger.stop().await,
-        () = screen.gone() => pinger.stop().await,
     };
-    ponger.stop().await;
-    if let Some(summary) = pinger.summary() {
-        screen.say(&format!("\n{summary}"));
+    stop_ponger_after(&mut signals, &stop_ponger, ponger).await?;
+    output.print(&format!("\n{summary}"));
+    if let Some(dir) = env.cleanup()? {
+        output.print(&format!("Certificates and configurations stay in {}", dir.display()));
     }
-    if let Some(folder) = stage.clear()? {
-        screen.say(&format!("Certificates and configurations stay in {}", folder.display()));
+    Ok(summary.exit_code())
+}
+
+/// Stops ponger; a signal meanwhile ends its drain.
+async fn stop_ponger_after(
+    signals: &mut Signals,
+    stop: &SignalSender,
+    ponger: impl Future<Output = anyhow::Result<()>> + Unpin,
+) -> anyhow::Result<()> {
+    let mut ponger = ponger;
+    stop.stop("pinger stopped");
+    loop {
+        tokio::select! {
+            result = &mut ponger => return result,
+            name = signals.stop() => stop.stop(name),
+        }
     }
-    Ok(code)
 }

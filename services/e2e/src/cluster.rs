@@ -14,7 +14,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use testkit::Issued;
 use futures_util::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -26,6 +25,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
+use testkit::Issued;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{

@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use testkit::Issued;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::Issued;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpStream,

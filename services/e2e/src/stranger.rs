@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use testkit::Issued;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, pki_types::ServerName};
+use testkit::Issued;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 

@@ -104,7 +104,8 @@ impl PingClient {
 
     /// The outcome of a ping that is aborted now.
     pub fn aborted(&self, began: Instant) -> Outcome {
-        let failure = Failure::new(FailureReason::Shutdown, "pinger stopped before the response arrived");
+        let failure =
+            Failure::new(FailureReason::Shutdown, "pinger stopped before the response arrived");
         Outcome { result: Err(failure), duration: began.elapsed(), trace: self.connector.trace() }
     }
 
@@ -159,9 +160,15 @@ impl PingClient {
             SendRequestError::Response(error)
                 if !matches!(error, ParseError::Incomplete | ParseError::Io(_)) =>
             {
-                Failure::new(FailureReason::Body, format!("ponger's response is not HTTP/1.1: {error}"))
+                Failure::new(
+                    FailureReason::Body,
+                    format!("ponger's response is not HTTP/1.1: {error}"),
+                )
             }
-            _ => Failure::new(FailureReason::Reset, "ponger closed the connection before it responded"),
+            _ => Failure::new(
+                FailureReason::Reset,
+                "ponger closed the connection before it responded",
+            ),
         }
     }
 

@@ -169,9 +169,10 @@ impl Config {
     /// # Errors
     /// When the URL is plain HTTP, or ponger's ID is not a SPIFFE ID.
     pub fn tls_builder(&self, clock: &Clock) -> Result<Box<Build<ClientTls>>, ConfigError> {
-        let name = self.target()?.server_name.ok_or_else(|| {
-            ConfigError::new("ponger.url", "an `http` URL needs no certificates")
-        })?;
+        let name = self
+            .target()?
+            .server_name
+            .ok_or_else(|| ConfigError::new("ponger.url", "an `http` URL needs no certificates"))?;
         let (server, clock) = (ExpectedServer { name, id: self.server_id()? }, clock.clone());
         let versions = self.ponger.min_tls_version.protocol_versions();
         Ok(Box::new(move |own, trust, now| {

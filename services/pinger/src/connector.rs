@@ -190,7 +190,8 @@ impl PingConnector {
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
         let _ = tcp.set_nodelay(true);
-        let mut info = ConnectionInfo { address: tcp.peer_addr().ok(), ..ConnectionInfo::default() };
+        let mut info =
+            ConnectionInfo { address: tcp.peer_addr().ok(), ..ConnectionInfo::default() };
         let Some(tls) = &inner.tls else {
             inner.trace.borrow_mut().info = Some(info.clone());
             return Ok(Stream { kind: Kind::Plain(tcp), info, connector: self });
@@ -217,8 +218,9 @@ impl PingConnector {
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         let (host, port) = (&self.0.host, self.0.port);
-        let failed =
-            |cause: &dyn fmt::Display| Failure::new(FailureReason::Resolve, format!("{host}: {cause}"));
+        let failed = |cause: &dyn fmt::Display| {
+            Failure::new(FailureReason::Resolve, format!("{host}: {cause}"))
+        };
         let found = lookup_host((host.as_str(), port)).await.map_err(|error| failed(&error))?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for address in found {

@@ -9,6 +9,7 @@ use chassis::{
         clock::Clock,
         expiry::ExpiryMonitor,
         metrics::{HandshakeMetrics, IdentityMetrics},
+        peer_id::PeerId,
     },
 };
 use hdrhistogram::Histogram;
@@ -38,7 +39,12 @@ pub struct Recorder {
 
 impl Recorder {
     /// Registers the metrics of pings.
-    pub fn new(metrics: &Metrics, identity: IdentityMetrics, config: &Config, clock: Clock) -> Self {
+    pub fn new(
+        metrics: &Metrics,
+        identity: IdentityMetrics,
+        config: &Config,
+        clock: Clock,
+    ) -> Self {
         let pings = metrics.int_counter_vec(
             "pinger_pings_total",
             "Pings, by result: `pong`, or the reason for the loss.",
@@ -148,7 +154,7 @@ fn log_pong(seq: u64, outcome: &Outcome) {
         seq,
         latency_ms,
         address = info.address.map(display),
-        peer = peer.as_ref().and_then(|ids| ids.first()).map(display),
+        peer = peer.as_ref().and_then(|ids| ids.first()).map(PeerId::as_str),
         version = handshake.map(|handshake| handshake.version),
         cipher = handshake.map(|handshake| handshake.cipher),
         group = handshake.map(|handshake| handshake.group),
@@ -225,7 +231,8 @@ impl fmt::Display for Summary {
         }
         if self.pongs > 0 {
             let ms = |quantile| {
-                Duration::from_micros(self.latencies.value_at_quantile(quantile)).as_secs_f64() * 1e3
+                Duration::from_micros(self.latencies.value_at_quantile(quantile)).as_secs_f64()
+                    * 1e3
             };
             write!(f, "; median {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99))?;
         }

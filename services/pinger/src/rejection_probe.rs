@@ -122,7 +122,8 @@ impl ProbeMetrics {
             &["credential", "result"],
         );
         for credential in ProbeCredential::ALL {
-            for result in [ProbeResult::Rejected, ProbeResult::Accepted, ProbeResult::Inconclusive] {
+            for result in [ProbeResult::Rejected, ProbeResult::Accepted, ProbeResult::Inconclusive]
+            {
                 probes.with_label_values(&[credential.label(), result.label()]);
             }
         }

@@ -125,8 +125,7 @@ impl Application {
 
         let settings = config.rejection_probe.clone();
         let probing = (!settings.interval.0.is_zero()).then(|| {
-            let probes =
-                run_rejection_probes(clients.clone(), settings, probes, readiness.clone());
+            let probes = run_rejection_probes(clients.clone(), settings, probes, readiness.clone());
             actix_rt::spawn(probes)
         });
         let pinging = ping_until_stopped(clients, &config, &mut recorder, &mut signals).await;

@@ -12,13 +12,13 @@ use std::{
 };
 
 use chassis::failure::FailureReason;
-use testkit::{Ca, Issued, Leaf};
 use rustix::net::{AddressFamily, SocketType};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
+use testkit::{Ca, Issued, Leaf};
 use time::Duration;
 
 const PONGER: &str = "spiffe://cluster.local/ns/test/sa/ponger";
@@ -188,7 +188,10 @@ fn every_reason_is_provoked_and_named() {
             FailureReason::Denied,
             Ponger::Tls(good(), Some("HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\n\r\nnot so")),
         ),
-        (FailureReason::Status, Ponger::Tls(good(), Some("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"))),
+        (
+            FailureReason::Status,
+            Ponger::Tls(good(), Some("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")),
+        ),
         (
             FailureReason::Status,
             Ponger::Tls(

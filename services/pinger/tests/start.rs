@@ -56,7 +56,12 @@ fn it_tells_its_version_and_its_flags() {
     };
     assert_eq!(say("--version"), format!("pinger {}\n", env!("CARGO_PKG_VERSION")));
     let help = say("--help");
-    for part in ["-c, --config <FILE>", "[default: config.yaml, if it exists]", "--check-config", "PINGER__"] {
+    for part in [
+        "-c, --config <FILE>",
+        "[default: config.yaml, if it exists]",
+        "--check-config",
+        "PINGER__",
+    ] {
         assert!(help.contains(part), "{part}: {help}");
     }
 }

@@ -7,7 +7,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
-use chassis::tls::peer_id::sanitize;
+use chassis::tls::peer_id::{PeerId, sanitize};
 use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
@@ -33,7 +33,7 @@ impl RootSpanBuilder for AccessLog {
             "request",
             method = request.method().as_str(),
             path = request.path(),
-            peer = peer.map(display)
+            peer = peer.map(PeerId::as_str)
         )
     }
 
@@ -58,13 +58,15 @@ impl RootSpanBuilder for AccessLog {
             return;
         }
         let start = extensions.get::<StartTime>();
-        let duration_us = start
-            .map(|start| u64::try_from(start.0.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let duration_us =
+            start.map(|start| u64::try_from(start.0.elapsed().as_micros()).unwrap_or(u64::MAX));
         // The address identifies a client without a certificate.
         let address = peer.address.filter(|_| peer.id().is_none());
+        // Without the span, whose fields this line has itself.
         tracing::info!(
+            parent: None,
             status = response.status().as_u16(),
-            peer = peer.id().map(display),
+            peer = peer.id().map(PeerId::as_str),
             address = address.map(display),
             duration_us,
             "Received {} {}",
@@ -77,8 +79,9 @@ impl RootSpanBuilder for AccessLog {
 
 fn log_denied(request: &actix_web::HttpRequest, status: u16, peer: &Peer, decision: &Decision) {
     tracing::warn!(
+        parent: None,
         status,
-        peer = peer.id().map(display),
+        peer = peer.id().map(PeerId::as_str),
         address = peer.address.map(display),
         denied = decision.reason(),
         "Received {} {}",
@@ -90,6 +93,7 @@ fn log_denied(request: &actix_web::HttpRequest, status: u16, peer: &Peer, decisi
 fn log_handshake(peer: &Peer) {
     if let Some(handshake) = peer.handshake {
         tracing::debug!(
+            parent: None,
             version = handshake.version,
             cipher = handshake.cipher,
             group = handshake.group,

@@ -56,7 +56,8 @@ impl Policy {
             Some(Err(error)) => return Decision::InvalidId(error.clone()),
             Some(Ok(ids)) => ids,
         };
-        let is_allowed = |id: &&PeerId| allowed.as_ref().is_none_or(|allowed| allowed.contains(*id));
+        let is_allowed =
+            |id: &&PeerId| allowed.as_ref().is_none_or(|allowed| allowed.contains(*id));
         match (ids.iter().find(is_allowed), ids.first()) {
             (Some(id), _) => Decision::PeerId(id.clone()),
             (None, Some(id)) => Decision::NotAllowed(id.clone()),
@@ -203,8 +204,10 @@ pub async fn authorize<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let start = Instant::now();
-    let authorizer =
-        request.app_data::<Data<Authorizer>>().cloned().ok_or_else(|| missing_app_data("authorizer"))?;
+    let authorizer = request
+        .app_data::<Data<Authorizer>>()
+        .cloned()
+        .ok_or_else(|| missing_app_data("authorizer"))?;
     let peer = request.conn_data::<Rc<Peer>>().ok_or_else(|| missing_app_data("peer"))?;
     let revoked = peer.decision.is_allowed() && !peer.is_valid();
     let decision = if revoked { &Decision::Revoked } else { &peer.decision };

@@ -79,7 +79,7 @@ impl Peer {
             None => std::future::pending().await,
         }
         tracing::info!(
-            peer = self.id().map(tracing::field::display),
+            peer = self.id().map(PeerId::as_str),
             "Closing connection: peer credentials are no longer valid"
         );
     }
@@ -220,9 +220,9 @@ impl AsyncRead for ServerIo {
             }
         }
         if read.is_pending() && io.closing == Some(CloseReason::Shutdown) && !io.in_request {
-            let grace = io.shutdown_grace.get_or_insert_with(|| {
-                Box::pin(sleep_until(Instant::now() + SHUTDOWN_READ_GRACE))
-            });
+            let grace = io
+                .shutdown_grace
+                .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + SHUTDOWN_READ_GRACE)));
             return grace.as_mut().poll(cx).map(Ok);
         }
         read

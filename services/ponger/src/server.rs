@@ -37,7 +37,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -63,6 +63,9 @@ pub struct Limits {
 /// connections, and a few for each worker.
 const RESERVED_DESCRIPTORS: u64 = 32;
 const DESCRIPTORS_PER_WORKER: u64 = 4;
+
+/// How long a handshake may still take after the service began to stop.
+const SHUTDOWN_HANDSHAKE_GRACE: Duration = Duration::from_millis(500);
 
 /// `connections`, lowered to what `limit` open files allow with so many workers, so that the
 /// connection limit is met first and the process always has descriptors to spare. At least one.
@@ -200,7 +203,8 @@ impl Server {
         let (stream, peer) = match &self.tls {
             None => {
                 let decision = self.policy.decide(None);
-                let peer = Peer { address, handshake: None, ids: None, decision, credentials: None };
+                let peer =
+                    Peer { address, handshake: None, ids: None, decision, credentials: None };
                 (Stream::Plain(stream), peer)
             }
             Some(identity) => self.handshake(stream, address, identity).await?,
@@ -236,7 +240,16 @@ impl Server {
         let acceptor = TlsAcceptor::from(Arc::clone(&used.tls.config));
         // Fallible: on an error the stream comes back, so that the alert can be delivered.
         let accepting = timeout(self.limits.handshake, acceptor.accept(stream).into_fallible());
-        let stream = match accepting.await {
+        let mut shutdown = self.shutdown.subscribe();
+        let accepted = tokio::select! {
+            accepted = accepting => accepted,
+            // A connection that was opened and not used, as browsers do, must not delay the stop.
+            () = async {
+                let _ = shutdown.wait_for(|stopping| *stopping).await;
+                sleep(SHUTDOWN_HANDSHAKE_GRACE).await;
+            } => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err((error, stream))) => {
                 self.record_handshake_failure(address, &classify::from_io("the client", &error));
@@ -289,7 +302,8 @@ impl Server {
             );
             return;
         }
-        if let Some(suppressed) = self.handshake_log.get(&reason).and_then(LogLimiter::try_acquire) {
+        if let Some(suppressed) = self.handshake_log.get(&reason).and_then(LogLimiter::try_acquire)
+        {
             tracing::warn!(
                 address = address.map(tracing::field::display),
                 reason = reason.label(),

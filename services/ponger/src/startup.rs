@@ -176,7 +176,10 @@ impl Application {
         server_handle.stop(false).await;
         admin_handle.stop(false).await;
         if left > 0 {
-            tracing::warn!(connections = left, "Drain timeout exceeded, closed remaining connections");
+            tracing::warn!(
+                connections = left,
+                "Drain timeout exceeded, closed remaining connections"
+            );
         }
         tracing::info!("Stopped");
         Ok(())

@@ -175,7 +175,10 @@ fn a_configuration_is_checked_with_its_certificates_and_no_port_is_bound() {
     .expect("written");
     let output = check(&config);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("configuration, certificates and keys are valid"));
+    assert!(
+        String::from_utf8_lossy(&output.stdout)
+            .contains("configuration, certificates and keys are valid")
+    );
     fs::remove_file(stage.path("tls.key")).expect("removed");
     assert_eq!(check(&config).status.code(), Some(78));
 }
@@ -188,7 +191,12 @@ fn it_tells_its_version_and_its_flags() {
     };
     assert_eq!(say("--version"), format!("ponger {}\n", env!("CARGO_PKG_VERSION")));
     let help = say("--help");
-    for part in ["-c, --config <FILE>", "[default: config.yaml, if it exists]", "--check-config", "PONGER__"] {
+    for part in [
+        "-c, --config <FILE>",
+        "[default: config.yaml, if it exists]",
+        "--check-config",
+        "PONGER__",
+    ] {
         assert!(help.contains(part), "{part}: {help}");
     }
 }

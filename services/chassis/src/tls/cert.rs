@@ -252,11 +252,18 @@ impl Preflight<'_> {
             Err(error) if path.is_empty() && is_not_its_issuers(&error) => {}
             Err(rustls::Error::InvalidCertificate(error)) => {
                 return Err(self
-                    .error(format!("the certificate chain cannot be verified: {}", describe(&error)))
-                    .hint("the file must hold the leaf first, then the intermediates up to the root"));
+                    .error(format!(
+                        "the certificate chain cannot be verified: {}",
+                        describe(&error)
+                    ))
+                    .hint(
+                        "the file must hold the leaf first, then the intermediates up to the root",
+                    ));
             }
             Err(error) => {
-                return Err(self.error(format!("the certificate chain cannot be verified: {error}")));
+                return Err(
+                    self.error(format!("the certificate chain cannot be verified: {error}"))
+                );
             }
         }
         path.iter().map(|der| Ok(Validity::from_parsed(&self.parse(der)?))).collect()
@@ -317,8 +324,9 @@ impl Preflight<'_> {
             rustls::Error::InvalidCertificate(error) => self
                 .error(format!("the certificate cannot be used: {}", describe(error)))
                 .hint("reissue it without what is not supported"),
-            other => ConfigError::new(key, format!("the key cannot be used: {other}"))
-                .hint("use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more"),
+            other => ConfigError::new(key, format!("the key cannot be used: {other}")).hint(
+                "use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more",
+            ),
         }
     }
 }
@@ -349,7 +357,9 @@ pub(super) fn verify(
 
 /// Whether `error` only says that a certificate was not signed by the key it was verified with.
 fn is_not_its_issuers(error: &rustls::Error) -> bool {
-    use CertificateError::{BadSignature, UnknownIssuer, UnsupportedSignatureAlgorithmForPublicKeyContext as OtherKind};
+    use CertificateError::{
+        BadSignature, UnknownIssuer, UnsupportedSignatureAlgorithmForPublicKeyContext as OtherKind,
+    };
     matches!(
         error,
         rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature | OtherKind { .. })

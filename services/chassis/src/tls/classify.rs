@@ -173,7 +173,9 @@ fn shorten(name: &str) -> String {
 /// What an alert of `peer` means for this end.
 fn alert(peer: &str, alert: AlertDescription) -> String {
     let meaning = match alert {
-        AlertDescription::CertificateRequired => "it requires a certificate, and none was presented",
+        AlertDescription::CertificateRequired => {
+            "it requires a certificate, and none was presented"
+        }
         AlertDescription::UnknownCA => "it does not trust the root of the presented certificate",
         AlertDescription::CertificateExpired => {
             "the presented certificate has expired (or is not valid yet)"

@@ -65,17 +65,19 @@ impl ClientTls {
             WebPkiServerVerifier::builder_with_provider(anchors, Arc::clone(provider())).build()
         })?;
         let verifier = Arc::new(ServerVerifier { verifiers, id: server.id.clone() });
-        let mut config = ClientConfig::builder_with_details(Arc::clone(provider()), clock.provider())
-            .with_protocol_versions(versions)
-            .map_err(|error| failed(&error))?
-            // rustls calls every verifier but its own "dangerous"; this one asks rustls' own first.
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>)
-            .with_no_client_auth();
+        let mut config =
+            ClientConfig::builder_with_details(Arc::clone(provider()), clock.provider())
+                .with_protocol_versions(versions)
+                .map_err(|error| failed(&error))?
+                // rustls calls every verifier but its own "dangerous"; this one asks rustls' own first.
+                .dangerous()
+                .with_custom_certificate_verifier(
+                    Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>
+                )
+                .with_no_client_auth();
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        let mut tls =
-            Self { config: Arc::new(config), server_name: server.name.clone(), verifier };
+        let mut tls = Self { config: Arc::new(config), server_name: server.name.clone(), verifier };
         tls.config = Arc::new(tls.config_presenting(own.map(|own| Arc::clone(&own.certified))));
         Ok(tls)
     }
@@ -94,11 +96,7 @@ impl ClientTls {
 }
 
 impl VerifyPeer for ClientTls {
-    fn verify_peer(
-        &self,
-        chain: &[CertificateDer<'static>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
+    fn verify_peer(&self, chain: &[CertificateDer<'static>], now: UnixTime) -> Result<(), Error> {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         self.verifier.verify(end_entity, intermediates, &self.server_name, now)

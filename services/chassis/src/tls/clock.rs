@@ -41,12 +41,15 @@ impl Clock {
 
 /// The time of a certificate's validity, in seconds since 1970. Earlier times read as 1970.
 pub fn from_timestamp(seconds: i64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))).min(FOREVER)
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        .min(FOREVER)
 }
 
 /// `time` and `duration` after it, in whole seconds.
 pub fn add(time: UnixTime, duration: Duration) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(time.as_secs().saturating_add(duration.as_secs())))
+    UnixTime::since_unix_epoch(Duration::from_secs(
+        time.as_secs().saturating_add(duration.as_secs()),
+    ))
 }
 
 /// How long it is from `now` to `then`; zero when that has passed.

@@ -16,7 +16,9 @@ pub const MAX_CHAIN_BYTES: usize = 16 * 1024;
 
 /// A certificate chain above the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("has a chain of {intermediates} intermediates and {bytes} bytes; at most {MAX_INTERMEDIATES} and {MAX_CHAIN_BYTES} are accepted")]
+#[error(
+    "has a chain of {intermediates} intermediates and {bytes} bytes; at most {MAX_INTERMEDIATES} and {MAX_CHAIN_BYTES} are accepted"
+)]
 pub struct ChainTooLarge {
     intermediates: usize,
     bytes: usize,

@@ -148,9 +148,7 @@ impl HandshakeMetrics {
     /// `none`.
     pub fn record_success(&self, info: &HandshakeInfo, peer: &str) {
         self.peers.with_label_values(&[peer]).inc();
-        self.successes
-            .with_label_values(&[info.version, info.cipher, info.group, info.kind])
-            .inc();
+        self.successes.with_label_values(&[info.version, info.cipher, info.group, info.kind]).inc();
     }
 
     /// Counts a failed handshake.

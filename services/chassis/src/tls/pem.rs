@@ -153,9 +153,7 @@ fn label<'l>(line: &'l [u8], kind: &[u8]) -> Option<&'l str> {
 
 /// The labels of the sections of a file whose [`items`] could be read.
 fn labels(bytes: &[u8]) -> impl Iterator<Item = &str> {
-    bytes
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| label(line.trim_ascii(), b"-----BEGIN "))
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| label(line.trim_ascii(), b"-----BEGIN "))
 }
 
 fn damaged(path: &Path, reason: &str) -> ConfigError {

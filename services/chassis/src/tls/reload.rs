@@ -234,7 +234,8 @@ impl<T: Send + Sync> Reloader<T> {
         if let Some(mut files) = self.trust.take() {
             let source = &self.sources.trust;
             let load = |contents: &Contents| load_trust(source, contents, now);
-            if let Some(loaded) = files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked)
+            if let Some(loaded) =
+                files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked)
             {
                 tracing::info!(
                     unit = Unit::TrustBundle.label(),
@@ -266,7 +267,9 @@ impl<T: Send + Sync> Reloader<T> {
                 }
                 Ok(loaded)
             };
-            if let Some(loaded) = files.update(forced, own.as_ref(), load, &self.metrics, &mut looked) {
+            if let Some(loaded) =
+                files.update(forced, own.as_ref(), load, &self.metrics, &mut looked)
+            {
                 tracing::info!(
                     unit = Unit::Certificate.label(),
                     serial = loaded.serial,
@@ -301,7 +304,7 @@ impl<T: Send + Sync> Reloader<T> {
                 self.publish.send_replace(Arc::new(identity));
             }
             Err(error) => tracing::error!(
-                cause = %error,
+                cause = error.to_string(),
                 "TLS identity reload failed, keeping the current identity"
             ),
         }
@@ -393,7 +396,8 @@ impl UnitFiles {
             return None;
         }
         self.candidate = None;
-        if !is_new && !retry && !(forced && self.rejected.is_some()) {
+        let verify_again = retry || (forced && self.rejected.is_some());
+        if !is_new && !verify_again {
             return None;
         }
         self.digest = digest;
@@ -402,7 +406,10 @@ impl UnitFiles {
             Ok(loaded) if current.is_some_and(|current| **current == loaded) => {
                 if self.rejected.take().is_some() {
                     metrics.record_loaded(self.unit);
-                    tracing::info!(unit, "TLS identity unchanged: the files hold the current one again");
+                    tracing::info!(
+                        unit,
+                        "TLS identity unchanged: the files hold the current one again"
+                    );
                 }
                 None
             }
@@ -420,7 +427,7 @@ impl UnitFiles {
                     metrics.record_reload(self.unit, false);
                     tracing::error!(
                         unit,
-                        cause = %error,
+                        cause = error.to_string(),
                         "TLS identity reload failed, keeping the current identity"
                     );
                 }
@@ -458,13 +465,7 @@ fn load_certificate(
     };
     let (certificate, key) = (certificate.as_ref(), key.as_ref());
     let missing = |error: &ConfigError| pem::missing(error.clone());
-    OwnCertificate::from_pem(
-        paths,
-        certificate.map_err(missing)?,
-        key.map_err(missing)?,
-        role,
-        now,
-    )
+    OwnCertificate::from_pem(paths, certificate.map_err(missing)?, key.map_err(missing)?, role, now)
 }
 
 fn load_trust(

@@ -81,7 +81,8 @@ impl ServerTls {
         let verifier = match trust {
             Some(trust) if client_auth != ClientAuth::None => {
                 let verifiers = PeerVerifiers::build(trust, now, |anchors| {
-                    WebPkiClientVerifier::builder_with_provider(anchors, Arc::clone(provider())).build()
+                    WebPkiClientVerifier::builder_with_provider(anchors, Arc::clone(provider()))
+                        .build()
                 })?;
                 let mandatory = client_auth == ClientAuth::Required;
                 Some(Arc::new(ClientVerifier { verifiers, mandatory }))
@@ -89,9 +90,8 @@ impl ServerTls {
             _ => None,
         };
         let builder = match &verifier {
-            Some(verifier) => {
-                builder.with_client_cert_verifier(Arc::clone(verifier) as Arc<dyn ClientCertVerifier>)
-            }
+            Some(verifier) => builder
+                .with_client_cert_verifier(Arc::clone(verifier) as Arc<dyn ClientCertVerifier>),
             None => builder.with_no_client_auth(),
         };
         let mut config = builder
@@ -107,11 +107,7 @@ impl ServerTls {
 }
 
 impl VerifyPeer for ServerTls {
-    fn verify_peer(
-        &self,
-        chain: &[CertificateDer<'static>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
+    fn verify_peer(&self, chain: &[CertificateDer<'static>], now: UnixTime) -> Result<(), Error> {
         let (end_entity, intermediates) =
             chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         let verifier = self.verifier.as_ref().ok_or(Error::NoCertificatesPresented)?;

@@ -115,7 +115,8 @@ impl TrustBundle {
             found.certs.extend(more.certs);
             found.errors.extend(more.errors);
         }
-        let hint = "name a trust bundle with ponger.acceptCert, or install the package ca-certificates";
+        let hint =
+            "name a trust bundle with ponger.acceptCert, or install the package ca-certificates";
         if let (Some(error), true) = (found.errors.first(), variable) {
             return Err(ConfigError::new("SSL_CERT_FILE and SSL_CERT_DIR", error).hint(hint));
         }
@@ -135,7 +136,9 @@ impl TrustBundle {
 
     /// When a root next becomes valid or expires after `time`.
     pub fn next_change(&self, time: UnixTime) -> UnixTime {
-        let ends = |root: &Root| super::clock::add(root.validity.not_after, std::time::Duration::from_secs(1));
+        let ends = |root: &Root| {
+            super::clock::add(root.validity.not_after, std::time::Duration::from_secs(1))
+        };
         self.0
             .iter()
             .flat_map(|root| [root.validity.not_before, ends(root)])

@@ -7,8 +7,8 @@ use chassis::tls::{
     leaf::Purpose,
     peer_id::WrongId,
 };
-use testkit::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, ServerName};
+use testkit::{Ca, Leaf};
 use time::Duration;
 
 use crate::support::{Folder, chain};

@@ -16,17 +16,17 @@ use std::{
 
 use chassis::{
     config::{self, HumanDuration},
+    error::ConfigError,
     metrics::{IdentityMetrics, Metrics},
     shutdown::on_hangup,
     tls::{
-        clock::{now, utc},
-        reload::{Current, Follower, follow, follow_sources},
-        identity::{Identity, Sources, Trusted},
         cert::{LeafFiles, Purpose},
+        clock::{now, utc},
+        identity::{Identity, Sources, Trusted},
         peer_id::Name,
+        reload::{Current, Follower, follow, follow_sources},
         trust::Roots,
     },
-    error::ConfigError,
 };
 use testkit::{Ca, Issued, Leaf};
 

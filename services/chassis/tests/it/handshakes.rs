@@ -3,20 +3,19 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use chassis::{
-    config::{self, MinTlsVersion, HumanDuration},
-    metrics::{IdentityMetrics, Metrics},
+    config::{self, HumanDuration, MinTlsVersion},
     failure::{Failure, FailureReason},
+    metrics::{IdentityMetrics, Metrics},
     tls::{
         client,
-        reload::{Current, follow},
         identity::{Identity, Sources, Trusted},
         leaf::Purpose,
         pem, provider,
+        reload::{Current, follow},
         server::{self, Ask},
         session::Session,
     },
 };
-use testkit::{Ca, Issued, Leaf};
 use rustls::{
     ClientConfig, ClientConnection, Error, NamedGroup, ServerConfig, ServerConnection,
     SignatureScheme, SupportedProtocolVersion,
@@ -27,6 +26,7 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
+use testkit::{Ca, Issued, Leaf};
 
 use crate::support::{Folder, chain};
 

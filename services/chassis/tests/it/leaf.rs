@@ -3,12 +3,12 @@
 use std::fs;
 
 use chassis::tls::{
-    clock,
     cert::{Leaf as Loaded, Purpose, validity},
+    clock,
     peer_id::SpiffeId,
 };
-use testkit::{Ca, Leaf};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use testkit::{Ca, Leaf};
 use time::Duration;
 
 use crate::support::{Folder, chain, eventually, load, load_issued, openssl, version_1};

@@ -5,9 +5,9 @@ use chassis::tls::{
     leaf::Purpose,
     peer_id::{Name, Names, SpiffeId, WrongId, printable},
 };
-use testkit::{Ca, Leaf};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 use rustls::pki_types::CertificateDer;
+use testkit::{Ca, Leaf};
 
 use crate::{
     properties,

@@ -5,14 +5,14 @@ use std::io;
 use chassis::{
     failure::{Failure, FailureReason},
     tls::{
+        cert::{self, Purpose},
         clock,
         identity::{Identity, Sources, Trusted},
-        cert::{self, Purpose},
         peer_id::Name,
     },
 };
-use testkit::{Ca, Issued, Leaf};
 use rustls::{Error, pki_types::ServerName};
+use testkit::{Ca, Issued, Leaf};
 use time::Duration;
 
 use crate::support::{Folder, chain, eventually};
@@ -74,11 +74,17 @@ fn a_peer_whose_root_is_not_trusted_is_refused() {
         let issued = root.issue(&Leaf::pinger("a"));
         assert_eq!(of_client(&server(&[&trusted]), &issued), Some(FailureReason::TlsUntrusted));
         let issued = root.issue(&Leaf::ponger("a"));
-        assert_eq!(of_server(&client(&[&trusted]), &issued, "ponger"), Some(FailureReason::TlsUntrusted));
+        assert_eq!(
+            of_server(&client(&[&trusted]), &issued, "ponger"),
+            Some(FailureReason::TlsUntrusted)
+        );
     }
     let stranger = Leaf::ponger("a").self_signed();
     assert_eq!(of_client(&server(&[&trusted]), &stranger), Some(FailureReason::TlsUntrusted));
-    assert_eq!(of_server(&client(&[&trusted]), &stranger, "ponger"), Some(FailureReason::TlsUntrusted));
+    assert_eq!(
+        of_server(&client(&[&trusted]), &stranger, "ponger"),
+        Some(FailureReason::TlsUntrusted)
+    );
 }
 
 #[test]
@@ -139,7 +145,11 @@ fn a_server_with_another_name_is_refused() {
         assert_eq!(of_server(&identity, &issued, name), None, "{name}");
     }
     for name in ["ponger.b", "xponger", "ponge", "x.ponger", "other", "127.0.0.2", "::1"] {
-        assert_eq!(of_server(&identity, &issued, name), Some(FailureReason::TlsWrongName), "{name}");
+        assert_eq!(
+            of_server(&identity, &issued, name),
+            Some(FailureReason::TlsWrongName),
+            "{name}"
+        );
     }
 }
 

@@ -3,9 +3,9 @@
 use std::fs;
 
 use chassis::tls::pem::{certificates, parse_certificates, parse_private_key, private_key};
-use testkit::{Ca, Leaf};
 use proptest::{prop_assert, prop_assert_eq, prop_assert_ne, proptest, sample::Index};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use testkit::{Ca, Leaf};
 
 use crate::support::{Folder, nowhere, openssl, without_root};
 

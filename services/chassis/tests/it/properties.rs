@@ -8,7 +8,7 @@ use std::{
 };
 
 use chassis::{
-    config::{self, MinTlsVersion, HumanDuration},
+    config::{self, HumanDuration, MinTlsVersion},
     tls::{
         cert::{Leaf, LeafFiles, Purpose, validity},
         peer_id::{Name, Names, SpiffeId, printable},
@@ -174,7 +174,9 @@ pub(crate) fn configuration(folder: &Path, bytes: &[u8]) {
 /// Removes keys without a value and empty lists, which a file must not have.
 fn remove_empty(tree: &mut serde_json::Value) {
     if let Some(table) = tree.as_object_mut() {
-        table.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
+        table.retain(|_, value| {
+            !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty())
+        });
         table.values_mut().for_each(remove_empty);
     }
 }

@@ -3,9 +3,9 @@
 use std::{io, sync::Arc, thread, time::Duration};
 
 use chassis::{
+    log_limiter::LogLimiter,
     readiness::Readiness,
     reason::{Failure, FailureReason, find_in_chain},
-    log_limiter::LogLimiter,
     tls::peer_id::WrongId,
 };
 use rustls::{
@@ -65,7 +65,11 @@ fn an_error_of_the_socket_is_a_reset() {
         io::ErrorKind::BrokenPipe,
         io::ErrorKind::TimedOut,
     ] {
-        assert_eq!(Failure::of_stream("ponger", &kind.into()).reason, FailureReason::Reset, "{kind}");
+        assert_eq!(
+            Failure::of_stream("ponger", &kind.into()).reason,
+            FailureReason::Reset,
+            "{kind}"
+        );
     }
 }
 
@@ -82,13 +86,21 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
             FailureReason::TlsExpired,
             "has expired at 1970-01-01T00:00:01Z, or one above it in its chain has; renew that one",
         ),
-        (CertificateError::NotValidYet, FailureReason::TlsNotYetValid, "is not valid yet, or one above"),
+        (
+            CertificateError::NotValidYet,
+            FailureReason::TlsNotYetValid,
+            "is not valid yet, or one above",
+        ),
         (
             CertificateError::NotValidYetContext { time: then, not_before: now },
             FailureReason::TlsNotYetValid,
             "is not valid yet before 1970-01-01T00:00:02Z, or one above it in its chain is not; compare the clocks",
         ),
-        (CertificateError::NotValidForName, FailureReason::TlsWrongName, "is for another name; reissue"),
+        (
+            CertificateError::NotValidForName,
+            FailureReason::TlsWrongName,
+            "is for another name; reissue",
+        ),
         (
             for_names(&["other"]),
             FailureReason::TlsWrongName,
@@ -100,7 +112,11 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
             &format!("than ponger ({}, {}...); ", "ä".repeat(80), "ö".repeat(80)),
         ),
         (for_names(&[]), FailureReason::TlsWrongName, "than ponger (no name); reissue"),
-        (for_names(&["a", "b", "c", "d"]), FailureReason::TlsWrongName, "than ponger (a, b, c, d); "),
+        (
+            for_names(&["a", "b", "c", "d"]),
+            FailureReason::TlsWrongName,
+            "than ponger (a, b, c, d); ",
+        ),
         (
             for_names(&["a", "b", "c", "d", "e", "f"]),
             FailureReason::TlsWrongName,
@@ -112,10 +128,18 @@ fn what_is_wrong_with_a_certificate_is_told_apart_with_a_cure() {
             "is not one that a trust root vouches for; if it is to be trusted, add the root",
         ),
         (other(io::Error::other("CaUsedAsEndEntity")), FailureReason::TlsUntrusted, "says CA:TRUE"),
-        (other(io::Error::other("a mystery")), FailureReason::TlsUntrusted, "is not accepted: a mystery"),
+        (
+            other(io::Error::other("a mystery")),
+            FailureReason::TlsUntrusted,
+            "is not accepted: a mystery",
+        ),
         (CertificateError::BadSignature, FailureReason::TlsUntrusted, "does not hold"),
         (CertificateError::InvalidPurpose, FailureReason::TlsUntrusted, "is for another purpose"),
-        (CertificateError::UnhandledCriticalExtension, FailureReason::TlsUntrusted, "critical extension"),
+        (
+            CertificateError::UnhandledCriticalExtension,
+            FailureReason::TlsUntrusted,
+            "critical extension",
+        ),
         (CertificateError::BadEncoding, FailureReason::TlsUntrusted, "is not well-formed; "),
         (CertificateError::Revoked, FailureReason::TlsUntrusted, "is not accepted: "),
     ] {

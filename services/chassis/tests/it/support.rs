@@ -10,12 +10,12 @@ use std::{
 };
 
 use chassis::{
-    tls::cert::{Leaf, LeafFiles, Purpose},
     error::ConfigError,
+    tls::cert::{Leaf, LeafFiles, Purpose},
 };
-use testkit::Issued;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tempfile::TempDir;
+use testkit::Issued;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, x509::X509Version};
 
 /// A temporary folder.

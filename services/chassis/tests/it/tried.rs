@@ -1,7 +1,7 @@
 //! What holds for every input, tried with some.
 
-use testkit::Ca;
 use proptest::{collection::vec, prelude::any, proptest, sample::select, strategy::Strategy};
+use testkit::Ca;
 
 use crate::{
     properties,

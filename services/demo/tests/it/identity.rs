@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use testkit::{Ca, Leaf};
 use rustls::AlertDescription as Alert;
+use testkit::{Ca, Leaf};
 use time::Duration;
 
 use crate::support::{Client, PINGER, World};

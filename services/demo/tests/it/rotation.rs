@@ -2,8 +2,8 @@
 
 use std::{fs, io::Read as _, os::unix::fs::symlink, path::Path, time::Duration};
 
-use testkit::{Ca, Issued, Leaf, write_private};
 use rustix::process::Signal;
+use testkit::{Ca, Issued, Leaf, write_private};
 use time::Duration as Validity;
 
 use crate::support::{PATIENCE, PINGER, Service, Tls, World, exchange, get_kept, wait_until};

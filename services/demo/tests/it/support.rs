@@ -11,12 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use testkit::{Ca, Issued, Leaf};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tempfile::TempDir;
+use testkit::{Ca, Issued, Leaf};
 
 /// How long a condition is waited for before the test fails. No test waits for a time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

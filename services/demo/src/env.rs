@@ -1,0 +1,149 @@
+//! A private directory with certificates of a throw-away CA, and both configurations.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use testkit::{Ca, Leaf};
+use time::Duration as Validity;
+
+/// The ID of the person at the terminal, who may ping too.
+const USER_ID: &str = "spiffe://cluster.local/ns/demo/sa/user";
+
+/// The directory (mode 0700), which is removed with this value unless it is kept.
+#[derive(Debug)]
+pub(crate) struct DemoEnv {
+    dir: TempDir,
+    keep: bool,
+}
+
+impl DemoEnv {
+    /// Creates the directory and the certificates in it. The CA's key is never written.
+    pub(crate) fn create(keep: bool) -> io::Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("ping-pong-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .disable_cleanup(keep)
+            .tempdir()?;
+        let ca = Ca::new("ping-pong demo, throw-away");
+        fs::write(dir.path().join("ca.crt"), ca.pem())?;
+        let a_day = |leaf: Leaf| leaf.valid(-Validity::MINUTE, Validity::hours(23));
+        for (name, leaf) in [
+            ("ponger", Leaf::ponger("demo").ip([127, 0, 0, 1].into())),
+            ("pinger", Leaf::pinger("demo").client_only()),
+            ("user", Leaf::new().uri(USER_ID).client_only()),
+        ] {
+            let dir = dir.path().join(name);
+            fs::create_dir(&dir)?;
+            ca.issue(&a_day(leaf)).write(&dir)?;
+        }
+        Ok(Self { dir, keep })
+    }
+
+    /// Writes ponger's configuration.
+    pub(crate) fn ponger_config(&self, port: u16) -> io::Result<PathBuf> {
+        let [certificate, key, roots] =
+            ["ponger/tls.crt", "ponger/tls.key", "ca.crt"].map(|name| self.yaml(name));
+        self.write(
+            "ponger.yaml",
+            &format!(
+                "service:
+  host: 127.0.0.1
+  port: {port}
+  tlsCertificate: {certificate}
+  tlsPrivateKey: {key}
+  clientCa: {roots}
+  allowedClients:
+    - spiffe://cluster.local/ns/demo/sa/pinger
+    - {USER_ID}
+  drainDelay: 0s
+
+metrics:
+  host: 127.0.0.1
+  port: 0
+"
+            ),
+        )
+    }
+
+    /// Writes pinger's configuration, for a ponger on `port`.
+    pub(crate) fn pinger_config(
+        &self,
+        port: u16,
+        interval: Duration,
+        count: u32,
+    ) -> io::Result<PathBuf> {
+        let [certificate, key, roots] =
+            ["pinger/tls.crt", "pinger/tls.key", "ca.crt"].map(|name| self.yaml(name));
+        let interval = humantime::format_duration(interval);
+        self.write(
+            "pinger.yaml",
+            &format!(
+                "ponger:
+  url: https://localhost:{port}
+  acceptCert: {roots}
+  clientCertificate: {certificate}
+  clientPrivateKey: {key}
+  serverId: spiffe://cluster.local/ns/demo/sa/ponger
+
+interval: {interval}
+count: {count}
+
+metrics:
+  host: 127.0.0.1
+  port: 0
+"
+            ),
+        )
+    }
+
+    /// What runs where, and how to try it.
+    pub(crate) fn introduction(&self, port: u16) -> String {
+        let dir = self.dir.path().display();
+        let [certificate, key, roots] =
+            ["user/tls.crt", "user/tls.key", "ca.crt"].map(|name| self.shell(name));
+        let fate = if self.keep { "kept" } else { "removed at the end" };
+        format!(
+            "ponger serves https://localhost:{port}/ping, and pinger pings it: TLS 1.3, both with certificates.
+Certificates and configurations: {dir} ({fate}).
+Try it from a second terminal, with a certificate of your own:
+
+  curl --cacert {roots} --cert {certificate} --key {key} https://localhost:{port}/ping
+
+Leave out --cert and --key to be rejected. Ctrl-C stops both.
+"
+        )
+    }
+
+    /// Removes the directory, unless it is to be kept; then returns its path.
+    pub(crate) fn cleanup(self) -> io::Result<Option<PathBuf>> {
+        if self.keep {
+            return Ok(Some(self.dir.path().to_owned()));
+        }
+        self.dir.close().map(|()| None)
+    }
+
+    /// The path of a file in the directory, quoted for YAML.
+    fn yaml(&self, name: &str) -> String {
+        format!("'{}'", self.dir.path().join(name).display().to_string().replace('\'', "''"))
+    }
+
+    /// The path of a file in the directory, quoted for a shell.
+    fn shell(&self, name: &str) -> String {
+        let path = self.dir.path().join(name).display().to_string();
+        if path.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-".contains(letter)) {
+            return path;
+        }
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = Path::join(self.dir.path(), name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
