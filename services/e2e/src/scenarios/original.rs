@@ -1,4 +1,4 @@
-//! The original's files, as they were written.
+//! The original project's configuration and certificate, unchanged.
 
 use std::fs;
 
@@ -8,8 +8,9 @@ use tokio::process::Command;
 
 use crate::{
     cluster::Cluster,
-    place::{Place, Probe, Service},
-    wait::{seconds, until},
+    environment::Environment,
+    model::{OneShotPinger, Service},
+    wait::{met, until},
 };
 
 const PONGER: &str = r#"service:
@@ -31,7 +32,7 @@ const PINGER: &str = "ponger:
   acceptCert: /app/certs/server.crt
 ";
 
-/// What its README gives to `openssl req`.
+/// The configuration that its README passes to `openssl req`.
 const SAN: &str = "[req]
 distinguished_name = req_distinguished_name
 req_extensions = req_ext
@@ -57,75 +58,67 @@ subjectAltName = @alt_names
 DNS.1 = ponger
 ";
 
-pub(crate) async fn cluster(place: &Place, cluster: &Cluster) -> Result<String> {
+pub(crate) async fn unchanged(cluster: &Cluster) -> Result<String> {
     let namespace = format!("{}-original", cluster.namespace);
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("san.cnf"), SAN)?;
-    let made = Command::new("openssl")
+    let output = Command::new("openssl")
         .args("req -x509 -nodes -newkey rsa:2048 -keyout tls.key -out tls.crt -days 365 -config san.cnf".split(' '))
         .current_dir(folder.path())
         .output()
         .await
-        .context("openssl")?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        .context("cannot start openssl")?;
+    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
     let certificate = fs::read_to_string(folder.path().join("tls.crt"))?;
     let key = fs::read_to_string(folder.path().join("tls.key"))?;
 
-    cluster.make_namespace(&namespace).await?;
-    let done = runs(place, cluster, &namespace, &certificate, &key).await;
-    cluster.remove_namespace(&namespace).await?;
-    done
+    cluster.create_namespace(&namespace).await?;
+    let result = deploy_and_ping(cluster, &namespace, &certificate, &key).await;
+    cluster.delete_namespace(&namespace).await?;
+    result
 }
 
-async fn runs(
-    place: &Place,
+async fn deploy_and_ping(
     cluster: &Cluster,
     namespace: &str,
     certificate: &str,
     key: &str,
 ) -> Result<String> {
-    cluster
-        .apply(&json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "certs", "namespace": namespace },
-            "stringData": { "server.crt": certificate, "server.key": key },
-        }))
-        .await?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "certs", "namespace": namespace },
+        "stringData": { "server.crt": certificate, "server.key": key },
+    });
+    cluster.kubectl.apply(&secret).await?;
     for (service, config) in [(Service::Ponger, PONGER), (Service::Pinger, PINGER)] {
         for object in objects(cluster, namespace, service, config) {
-            cluster.apply(&object).await?;
+            cluster.kubectl.apply(&object).await?;
         }
     }
     for service in Service::BOTH {
-        let deployment = format!("deployment/{service}");
-        cluster
-            .kubectl(&["-n", namespace, "rollout", "status", &deployment, "--timeout=120s"])
-            .await?;
+        cluster.kubectl.wait_for_rollout(namespace, service.name()).await?;
     }
-    for (service, wanted) in
-        [(Service::Pinger, "Got pong"), (Service::Ponger, "Received GET /ping")]
-    {
-        until(&format!("{service} logs `{wanted}`"), seconds(60), || async {
-            let service = format!("svc/{service}");
-            let log = cluster.kubectl(&["-n", namespace, "logs", &service, "--tail=20"]).await?;
-            Ok(if log.contains(wanted) { Ok(()) } else { Err(log) })
+    for (target, message) in [("svc/pinger", "Got pong"), ("svc/ponger", "Received GET /ping")] {
+        until(&format!("`kubectl logs {target}` shows `{message}`"), 60, async || {
+            let log = cluster.kubectl.run_in(namespace, &["logs", target, "--tail=20"]).await?;
+            met(log.contains(message), log)
         })
         .await?;
     }
     // The other port of its Service.
-    let probe = Probe {
+    let pinger = OneShotPinger {
         name: "port-443".into(),
-        namespace: namespace.to_owned(),
+        namespace: Some(namespace.to_owned()),
         url: "https://ponger:443".into(),
         roots: Some(certificate.to_owned()),
         count: 3,
-        ..Probe::default()
+        ..OneShotPinger::default()
     };
-    let outcomes = place.probe(&probe).await?;
-    ensure!(outcomes.iter().all(|outcome| outcome == "pong"), "by port 443: {outcomes:?}");
-    Ok("pongs by 8080 and by 443, over its RSA certificate for DNS:ponger".into())
+    let outcomes = cluster.run_pinger(&pinger).await?;
+    ensure!(outcomes.iter().all(|outcome| outcome == "pong"), "port 443: {outcomes:?}");
+    Ok("pongs on ports 8080 and 443, with its RSA certificate for DNS:ponger".into())
 }
 
-/// A Deployment and a Service in the original's shape, with what its image had mounted.
+/// Builds the ConfigMap, Deployment and Service of a service as the original project has them.
 fn objects(cluster: &Cluster, namespace: &str, service: Service, config: &str) -> [Value; 3] {
     let name = service.name();
     let labels = json!({ "app.kubernetes.io/name": name });
