@@ -117,6 +117,9 @@ pub fn files_secret(
 }
 
 /// Builds an extra pod of a service, with the files of [`files_secret`].
+///
+/// It prefers nodes other than that of the API server, since no NetworkPolicy needs to block the
+/// traffic between a pod and its own node.
 pub fn pod(
     namespace: &str,
     name: &str,
@@ -132,6 +135,12 @@ pub fn pod(
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": 1,
+            "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
+                "weight": 100,
+                "preference": { "matchExpressions": [{
+                    "key": "node-role.kubernetes.io/control-plane", "operator": "DoesNotExist",
+                }] },
+            }] } },
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
                 "seccompProfile": { "type": "RuntimeDefault" },
