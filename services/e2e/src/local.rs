@@ -1,7 +1,5 @@
 //! Processes on this machine: the built `ponger` and `pinger` on loopback.
 
-mod cert_dir;
-
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -15,14 +13,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Ca, Issued};
+use testkit::{Ca, CertDir, Issued};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     net::TcpStream,
     process::{Child, Command},
 };
 
-use self::cert_dir::CertDir;
 use crate::{
     environment::Environment,
     http,
@@ -81,8 +78,8 @@ impl LocalProcesses {
         for service in Service::BOTH {
             local.install_cert(service, &local.issue(service)).await?;
         }
-        let file = |service, name| local.cert_dir(service).map(|dir| dir.path().join(name));
-        let bundle = local.trust_bundle.path().join("ca.crt");
+        let file = |service, name| local.cert_dir(service).map(|dir| dir.file(name));
+        let bundle = local.trust_bundle.file("ca.crt");
         let config = json!({ "service": {
             "tlsCertificate": file(Service::Ponger, "tls.crt")?,
             "tlsPrivateKey": file(Service::Ponger, "tls.key")?,

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use testkit::original;
 
 use crate::{
     cluster::Cluster,
@@ -13,62 +13,10 @@ use crate::{
     wait::{met, until},
 };
 
-const PONGER: &str = r#"service:
-  port: 8080
-  # If the following are uncommented, then the server will operate over TLS
-  tlsCertificate: /app/certs/server.crt
-  tlsPrivateKey: /app/certs/server.key
-
-metrics:
-  port: 2112
-  endpoint: "/metrics"
-"#;
-
-const PINGER: &str = "ponger:
-  url: https://ponger:8080
-  # If uncommented, acceptCert will add
-  # the certificates listed in the file to
-  # the list of accepted certificates
-  acceptCert: /app/certs/server.crt
-";
-
-/// The configuration that its README passes to `openssl req`.
-const SAN: &str = "[req]
-distinguished_name = req_distinguished_name
-req_extensions = req_ext
-x509_extensions = v3_req
-prompt = no
-
-[req_distinguished_name]
-C = CA
-ST = Ontario
-L = Toronto
-O = MyOrg
-CN = ponger
-
-[req_ext]
-subjectAltName = @alt_names
-
-[v3_req]
-keyUsage = keyEncipherment, dataEncipherment
-extendedKeyUsage = serverAuth
-subjectAltName = @alt_names
-
-[alt_names]
-DNS.1 = ponger
-";
-
 pub(crate) async fn unchanged(cluster: &Cluster) -> Result<String> {
     let namespace = format!("{}-original", cluster.namespace);
     let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("san.cnf"), SAN)?;
-    let output = Command::new("openssl")
-        .args("req -x509 -nodes -newkey rsa:2048 -keyout tls.key -out tls.crt -days 365 -config san.cnf".split(' '))
-        .current_dir(folder.path())
-        .output()
-        .await
-        .context("cannot start openssl")?;
-    ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    original::make_certificate(folder.path())?;
     let certificate = fs::read_to_string(folder.path().join("tls.crt"))?;
     let key = fs::read_to_string(folder.path().join("tls.key"))?;
 
@@ -89,7 +37,9 @@ async fn deploy_and_ping(
         "stringData": { "server.crt": certificate, "server.key": key },
     });
     cluster.kubectl.apply(&secret).await?;
-    for (service, config) in [(Service::Ponger, PONGER), (Service::Pinger, PINGER)] {
+    for (service, config) in
+        [(Service::Ponger, original::PONGER_CONFIG), (Service::Pinger, original::PINGER_CONFIG)]
+    {
         for object in objects(cluster, namespace, service, config) {
             cluster.kubectl.apply(&object).await?;
         }
