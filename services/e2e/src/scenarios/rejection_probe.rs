@@ -53,7 +53,7 @@ pub(crate) async fn local(local: &LocalProcesses) -> Result<String> {
         };
         let folder = local.write_files(&name, pinger.leaf.as_ref(), pinger.roots.as_deref())?;
         let mut config = pinger.config(&folder);
-        config["rejectionProbe"] = json!({ "interval": "100ms", "notReady": true });
+        config["rejectionProbe"] = json!({ "interval": "1s", "notReady": true });
         local.run(&name, Service::Pinger, config)?;
         until(&format!("probes are {expected}"), 30, async || {
             let count = probes(&local.metrics_of(&name).await?, expected);
