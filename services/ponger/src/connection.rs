@@ -45,7 +45,7 @@ const SHUTDOWN_READ_GRACE: Duration = Duration::from_millis(200);
 
 /// How much is read before a response is written: it bounds the head of a request, and how many
 /// requests are accepted at once (pipelining).
-const MAX_UNANSWERED_BYTES: usize = 16 * 1024;
+pub const MAX_UNANSWERED_BYTES: usize = 16 * 1024;
 
 /// The other end of a connection. Handlers get it by `request.conn_data::<Rc<Peer>>()`.
 #[derive(Debug)]
