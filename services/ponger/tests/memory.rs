@@ -147,9 +147,10 @@ fn the_memory_limit_holds_unauthorized_clients_with_large_chains_and_heads_on_ev
     let ponger = PongerProcess::start(limits.connections);
     // As large a chain as is accepted.
     let names = (0..190).map(|n| format!("{n:060}.example"));
-    let leaf = names.fold(Leaf::new().uri("spiffe://cluster.local/ns/test/sa/other"), |leaf, name| {
-        leaf.dns(&name)
-    });
+    let leaf = names
+        .fold(Leaf::new().uri("spiffe://cluster.local/ns/test/sa/other"), |leaf, name| {
+            leaf.dns(&name)
+        });
     let client = TlsClient::new(ponger.ca.pem(), Some(&ponger.ca.issue(&leaf)));
     let mut head = "GET /ping HTTP/1.1\r\nHost: localhost\r\nX: ".to_owned();
     head.push_str(&"x".repeat(MAX_UNANSWERED_BYTES - head.len()));
