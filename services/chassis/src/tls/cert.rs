@@ -396,3 +396,16 @@ pub(super) fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'
 pub fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
     parse(der).ok().map(|certificate| Validity::from_parsed(&certificate))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_bytes_behind_the_end_of_a_certificate() {
+        let mut der = testkit::Leaf::new().self_signed().chain_der()[0].to_vec();
+        assert!(parse(&der.clone().into()).is_ok());
+        der.push(0);
+        assert_eq!(parse(&der.into()).unwrap_err(), "has bytes behind its end");
+    }
+}
