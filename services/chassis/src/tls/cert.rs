@@ -8,7 +8,10 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName,
+    oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY, prelude::FromDer as _, x509::X509Version,
+};
 
 use super::{
     classify::describe,
@@ -237,6 +240,18 @@ impl Preflight<'_> {
             }
         }
         let path = self.path_of_issuers()?;
+        for der in &path {
+            // The uppermost is the anchor of the verification below, which does not look at this.
+            let issuer = self.parse(der)?;
+            if !issuer.is_ca() && issuer.version() != X509Version::V1 {
+                return Err(self
+                    .error(format!(
+                        "`{}` in it is not the certificate of a CA, so verifiers reject what it issued",
+                        issuer.subject()
+                    ))
+                    .hint("issue the leaf with a CA whose certificate says CA:TRUE"));
+            }
+        }
         let (anchor, below) = match path.as_slice() {
             [below @ .., anchor] => (*anchor, below),
             [] => (leaf, &[][..]),
@@ -366,8 +381,16 @@ fn is_not_its_issuers(error: &rustls::Error) -> bool {
     )
 }
 
-/// What webpki does not support in a certificate, and would report with a misleading reason.
+/// What webpki and aws-lc do not support in a certificate, and would report with a misleading reason.
 pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
+    let subject = certificate.subject();
+    let key = &certificate.public_key().algorithm;
+    let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.as_oid().is_ok());
+    if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && !is_named_curve() {
+        return Some(format!(
+            "(`{subject}`) has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256"
+        ));
+    }
     let constraints = certificate.name_constraints().ok().flatten()?.value;
     let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
     let of_uris = subtrees
@@ -377,8 +400,7 @@ pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
         .any(|subtree| matches!(subtree.base, GeneralName::URI(_)));
     of_uris.then(|| {
         format!(
-            "(`{}`) has a name constraint on URIs, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only",
-            certificate.subject()
+            "(`{subject}`) has a name constraint on URIs, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only"
         )
     })
 }
