@@ -7,7 +7,7 @@ use chassis::{
     tls::{cert::validity, classify, identity::VerifyPeer, limits, server::ClientAuth},
 };
 use rustls::{
-    Error,
+    CertificateError, Error,
     pki_types::{CertificateDer, UnixTime},
 };
 use testkit::{Ca, Issued, Leaf, pki::rcgen::IsCa};
@@ -236,7 +236,7 @@ fn rejects_chain_above_the_limits_before_verifying_it() {
 }
 
 fn is_too_large(error: &Error) -> bool {
-    error.to_string().contains("at most 6 and 16384 are accepted")
+    format!("{error:?}").contains("ChainTooLarge")
 }
 
 /// A web of cross-signed intermediates in which no path leads to a root: those that are searched in
@@ -259,7 +259,10 @@ fn chain_made_to_be_slow_is_rejected_by_its_size_or_searched_quickly() {
     };
     assert!(is_too_large(&verify(crossed.len())));
     assert!(is_too_large(&verify(limits::MAX_INTERMEDIATES + 1)));
-    // webpki has a budget of its own for signatures and steps, which the largest chain stays below.
+    // webpki limits its search by itself; the largest chain stays far below that.
     let error = verify(limits::MAX_INTERMEDIATES);
-    assert!(!format!("{error:?}").contains("Maximum"), "{error:?}");
+    assert!(
+        matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+        "{error:?}"
+    );
 }
