@@ -9,8 +9,12 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName,
-    oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY, prelude::FromDer as _, x509::X509Version,
+    asn1_rs::{Oid, Tagged as _},
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY,
+    prelude::FromDer as _,
+    x509::X509Version,
 };
 
 use super::{
@@ -385,7 +389,7 @@ fn is_not_its_issuers(error: &rustls::Error) -> bool {
 pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
     let subject = certificate.subject();
     let key = &certificate.public_key().algorithm;
-    let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.as_oid().is_ok());
+    let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.tag() == Oid::TAG);
     if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && !is_named_curve() {
         return Some(format!(
             "(`{subject}`) has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256"
