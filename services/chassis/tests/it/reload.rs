@@ -594,12 +594,13 @@ fn expiry_is_a_metric_and_logged() {
     let identity = server.current();
     let own = identity.own.as_ref().unwrap().leaf.not_after;
     let last_root = identity.trust.as_ref().unwrap().latest_expiry().not_after;
+    let seconds = |time: UnixTime| Duration::from_secs(time.as_secs());
     let expiration = |role: &str| {
         let name = format!("identity_cert_expiration_timestamp_seconds{{role=\"{role}\"}}");
-        server.metric(&name).map(|seconds| seconds as u64)
+        server.metric(&name).map(Duration::from_secs_f64)
     };
-    assert_eq!(expiration("own"), Some(own.as_secs()));
-    assert_eq!(expiration("roots"), Some(last_root.as_secs()));
+    assert_eq!(expiration("own"), Some(seconds(own)));
+    assert_eq!(expiration("roots"), Some(seconds(last_root)));
     assert_eq!(expiration("peer"), None);
     for unit in Unit::ALL {
         let name = "identity_last_reload_success_timestamp_seconds";

@@ -85,7 +85,7 @@ fn self_signed_leaf_in_the_bundle_is_accepted_itself_and_issues_nothing() {
     for is_ca in [IsCa::ExplicitNoCa, IsCa::NoCa] {
         let make = || {
             Ca::customized("ponger", |params| {
-                params.is_ca = is_ca.clone();
+                params.is_ca = is_ca;
                 params.subject_alt_names.clone_from(&ponger_names());
             })
         };
