@@ -81,17 +81,30 @@ mod tests {
         }
     }
 
-    /// Permissions do not bind root, who can read every file.
     #[test]
     fn rejects_file_that_may_not_be_read() {
+        if rustix::process::geteuid().is_root() {
+            return run_as_nobody("files::tests::rejects_file_that_may_not_be_read");
+        }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tls.key");
         std::fs::write(&path, "secret").unwrap();
         chmod(&path, Mode::empty()).unwrap();
-        if rustix::process::geteuid().is_root() {
-            return testkit::process::skip("root can read every file");
-        }
         let error = read(&path, 100).unwrap_err().to_string();
         assert!(error.contains("tls.key: permission denied; let the user this service"), "{error}");
+    }
+
+    /// Runs `test` in another process, as a user who cannot read every file.
+    fn run_as_nobody(test: &str) {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test]).current_dir("/").uid(65534).gid(65534);
+        match command.output() {
+            Ok(output) => {
+                let printed = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
+            }
+            Err(error) => testkit::process::skip(&format!("root cannot run it as nobody: {error}")),
+        }
     }
 }
