@@ -256,15 +256,10 @@ impl Preflight<'_> {
                     .hint("issue the leaf with a CA whose certificate says CA:TRUE"));
             }
         }
-        let (anchor, below) = match path.as_slice() {
-            [below @ .., anchor] => (*anchor, below),
-            [] => (leaf, &[][..]),
+        let verified = match path.as_slice() {
+            [below @ .., anchor] => self.verify(below, anchor),
+            [] => self.verify(&[], leaf),
         };
-        let intermediates: Vec<_> = below.iter().map(|der| (*der).clone()).collect();
-        let mut store = RootCertStore::empty();
-        let verified = store
-            .add(anchor.clone())
-            .and_then(|()| verify(leaf, &intermediates, Arc::new(store), self.role, self.now));
         match verified {
             Ok(()) => {}
             // It is not self-signed: whether its signature is good, only its issuer's key tells.
@@ -294,7 +289,7 @@ impl Preflight<'_> {
         let mut rest: Vec<_> = self.chain[1..].iter().collect();
         let mut path = Vec::new();
         let mut below = &self.chain[0];
-        while let Some(position) = self.position_of_issuer(below, &rest)? {
+        while let Some(position) = self.position_of_issuer(below, &path, &rest)? {
             below = rest.remove(position);
             path.push(below);
         }
@@ -312,21 +307,43 @@ impl Preflight<'_> {
         Ok(path)
     }
 
+    /// Which of `candidates` is the issuer of `certificate`, to which `path` leads from the leaf.
     fn position_of_issuer(
         &self,
         certificate: &CertificateDer<'_>,
-        candidates: &[&CertificateDer<'_>],
+        path: &[&CertificateDer<'static>],
+        candidates: &[&CertificateDer<'static>],
     ) -> Result<Option<usize>, ConfigError> {
         let certificate = self.parse(certificate)?;
+        let mut named = Vec::new();
         for (position, der) in candidates.iter().enumerate() {
             let candidate = self.parse(der)?;
             if candidate.subject() == certificate.issuer()
                 && Validity::from_parsed(&candidate).contains(self.now)
             {
-                return Ok(Some(position));
+                named.push(position);
             }
         }
-        Ok(None)
+        // Several CAs may have one name: their keys tell them apart.
+        let is_issuer = |position: &&usize| match self.verify(path, candidates[**position]) {
+            Ok(()) => true,
+            Err(error) => !is_not_its_issuers(&error),
+        };
+        let issuer = named.iter().find(is_issuer);
+        // The leaf needs one of them; above its issuer, what does not fit is not needed.
+        Ok(issuer.or_else(|| named.first().filter(|_| path.is_empty())).copied())
+    }
+
+    /// Verifies the leaf by the intermediates `below` up to `anchor`.
+    fn verify(
+        &self,
+        below: &[&CertificateDer<'static>],
+        anchor: &CertificateDer<'static>,
+    ) -> Result<(), rustls::Error> {
+        let below: Vec<_> = below.iter().map(|der| (*der).clone()).collect();
+        let mut store = RootCertStore::empty();
+        store.add(anchor.clone())?;
+        verify(&self.chain[0], &below, Arc::new(store), self.role, self.now)
     }
 
     fn describe_key_error(&self, error: &rustls::Error) -> ConfigError {

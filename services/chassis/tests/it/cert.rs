@@ -346,6 +346,18 @@ fn rejects_intermediate_of_the_same_name_and_another_key() {
     );
 }
 
+/// Keys decide, not names, and what verification does not need does no harm.
+#[test]
+fn chain_may_hold_other_cas_of_the_same_names() {
+    let issued = Ca::new("a root").intermediate("between").issue(&server());
+    let namesakes = [Ca::new("a root").intermediate("between"), Ca::new("a root")];
+    let [leaf, between] = split(&issued.chain)[..] else { panic!("two certificates") };
+    let [other, root] = namesakes.each_ref().map(|ca| ca.pem());
+    for chain in [[leaf, other, between, root], [leaf, root, between, other]] {
+        own_from_pem(&chain.concat(), &issued.key, Role::Server).unwrap();
+    }
+}
+
 #[test]
 fn rejects_leaf_whose_issuer_is_not_valid_now() {
     let root = Ca::new("a root");
