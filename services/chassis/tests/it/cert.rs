@@ -352,7 +352,7 @@ fn chain_may_hold_other_cas_of_the_same_names() {
     let issued = Ca::new("a root").intermediate("between").issue(&server());
     let namesakes = [Ca::new("a root").intermediate("between"), Ca::new("a root")];
     let [leaf, between] = split(&issued.chain)[..] else { panic!("two certificates") };
-    let [other, root] = namesakes.each_ref().map(|ca| ca.pem());
+    let [other, root] = namesakes.each_ref().map(Ca::pem);
     for chain in [[leaf, other, between, root], [leaf, root, between, other]] {
         own_from_pem(&chain.concat(), &issued.key, Role::Server).unwrap();
     }
