@@ -99,3 +99,25 @@ impl SignalSender {
         let _ = self.reloads.send(());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn receives_signals_and_requests_also_from_before_it_waits() {
+        let mut signals = Signals::install().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        assert_eq!(signals.stop().await, "SIGTERM");
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let (reloaded, mut reloads) = unbounded_channel();
+        signals.on_reload(move || reloaded.send(()).unwrap());
+        assert_eq!(reloads.recv().await, Some(()));
+
+        let (sender, mut signals) = Signals::channel();
+        sender.stop("a test");
+        assert_eq!(signals.stop().await, "a test");
+    }
+}

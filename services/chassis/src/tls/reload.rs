@@ -44,8 +44,9 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How many times [`SETTLE_INTERVAL`] is waited for before such a reload goes on as ordinary polls.
 const MAX_SETTLE_ATTEMPTS: usize = 50;
 
-/// How often rejected files are verified again: a certificate may become valid as time passes.
-const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often rejected files are verified again, in seconds: a certificate may become valid as time
+/// passes.
+const RETRY_INTERVAL: u64 = 10;
 
 /// By how much the system clock must be set to wake those who wait for a certificate's expiry.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
@@ -266,7 +267,7 @@ impl<T: Send + Sync> Reloader<T> {
             let source = &self.sources.trust;
             let load = |contents: &Contents| load_trust(source, contents, now);
             if let Some(loaded) =
-                files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked)
+                files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked, now)
             {
                 tracing::info!(
                     unit = Unit::TrustBundle.label(),
@@ -299,7 +300,7 @@ impl<T: Send + Sync> Reloader<T> {
                 Ok(loaded)
             };
             if let Some(loaded) =
-                files.update(forced, own.as_ref(), load, &self.metrics, &mut looked)
+                files.update(forced, own.as_ref(), load, &self.metrics, &mut looked, now)
             {
                 tracing::info!(
                     unit = Unit::Certificate.label(),
@@ -392,8 +393,8 @@ struct UnitFiles {
     digest: u64,
     /// Changed contents that the last look saw, and this one must see again.
     candidate: Option<u64>,
-    /// When the contents were rejected.
-    rejected: Option<Instant>,
+    /// When the contents were rejected, or last verified again.
+    rejected: Option<UnixTime>,
     /// Whether to verify rejected contents again now.
     retry: bool,
 }
@@ -413,9 +414,12 @@ impl UnitFiles {
         load: impl FnOnce(&Contents) -> Result<U, ConfigError>,
         metrics: &IdentityMetrics,
         looked: &mut Looked,
+        now: UnixTime,
     ) -> Option<Arc<U>> {
+        // By the clock that certificates are verified by: when it is set, they are verified again.
+        let is_due = |since: UnixTime| since.as_secs().abs_diff(now.as_secs()) >= RETRY_INTERVAL;
         let retry = std::mem::take(&mut self.retry) && self.rejected.is_some()
-            || self.rejected.is_some_and(|since| since.elapsed() >= RETRY_INTERVAL);
+            || self.rejected.is_some_and(is_due);
         let paths = (self.paths)();
         let metadata = metadata(&paths);
         if !forced && !retry && self.candidate.is_none() && metadata == self.metadata {
@@ -456,7 +460,7 @@ impl UnitFiles {
                 Some(Arc::new(loaded))
             }
             Err(error) => {
-                self.rejected = Some(Instant::now());
+                self.rejected = Some(now);
                 if is_new || forced {
                     looked.changed = true;
                     metrics.record_reload(self.unit, false);
