@@ -237,6 +237,8 @@ impl<T: Send + Sync> Reloader<T> {
 
     /// Looks at the files until they have settled.
     fn reload_now(&mut self, commands: &Receiver<Command>) {
+        // One look carries out all orders that came before it. A later one may be about later files.
+        while let Ok(Command::Reload) = commands.try_recv() {}
         let mut looked = Looked::default();
         for _ in 0..MAX_SETTLE_ATTEMPTS {
             let next = self.look(true);
@@ -247,8 +249,6 @@ impl<T: Send + Sync> Reloader<T> {
             }
             thread::sleep(SETTLE_INTERVAL);
         }
-        // Orders that came meanwhile have been carried out.
-        while let Ok(Command::Reload) = commands.try_recv() {}
         if !looked.changed && !looked.settling {
             tracing::info!("TLS identity unchanged");
         }

@@ -534,7 +534,7 @@ fn reload_looks_at_once_and_reports_each_time() {
 
     fs::write(dir.path().join("tls.key"), "").unwrap();
     for n in 1_u8..4 {
-        // Requests that arrive together are one look, so the next one waits for this one's result.
+        // Requests that arrive together are one look: the next one waits for this one's result.
         server.handle.reload();
         server.wait_for_rejections(Unit::Certificate, f64::from(n));
         wait_until("a line for each", || {
@@ -575,12 +575,15 @@ async fn watch_notifies_of_changes_until_the_handle_is_dropped() {
     let Server { mut watch, handle, .. } = mounted.start();
     let first = watch.borrow_and_update();
     mounted.replace(&issue(&mounted.root), mounted.root.pem());
-    let changed = tokio::time::timeout(testkit::PATIENCE, watch.changed());
-    changed.await.expect("a change");
-    assert!(!Arc::ptr_eq(&first, &watch.borrow_and_update()));
+    // It also notifies when the system clock was set, or seems so on a busy machine.
+    while Arc::ptr_eq(&first, &watch.borrow_and_update()) {
+        let changed = tokio::time::timeout(testkit::PATIENCE, watch.changed());
+        changed.await.expect("a change");
+    }
     assert!(watch.is_reloading());
     drop(handle);
     wait_until_async("the end of the thread", async || (!watch.is_reloading()).then_some(())).await;
+    watch.borrow_and_update();
     let wait = tokio::time::timeout(Duration::from_millis(20), watch.changed());
     assert!(wait.await.is_err(), "there is nothing to wait for");
     assert!(watch.current().own.is_some());
