@@ -17,7 +17,7 @@ use testkit::{
 };
 use time::Duration as Validity;
 
-use crate::support::{Env, Ponger, connect_and_ping, ping, wait_for_close};
+use crate::support::{Env, Ponger, connect_and_ping, ping, send_until_blocked, wait_for_close};
 
 const HOURS_2: Duration = Duration::from_secs(2 * 3600);
 const REJECTED: &str = "identity_refreshes_total{result=\"rejected\",unit=\"certificate\"}";
@@ -202,6 +202,7 @@ fn is_not_ready_while_its_own_certificate_has_expired() {
 #[test]
 fn closes_connections_of_a_root_that_expires() {
     let (env, clock) = (Env::new(), ManualClock::new());
+    env.install(&env.ca.issue(&Leaf::ponger("test").valid(-Validity::MINUTE, Validity::hours(12))));
     let short = Ca::valid("short", -Validity::HOUR, Validity::HOUR);
     env.trust(&[&env.ca, &short]);
     let ponger = Ponger::start_with_clock(&env.config(), &clock);
@@ -304,10 +305,7 @@ fn closes_a_revoked_connection_whose_client_does_not_read() {
     let env = Env::new();
     let ponger = env.start();
     let mut connection = connect_and_ping(&env.pinger(), ponger.address);
-    connection.tcp().set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    let requests = request("/ping", "keep-alive").repeat(1000);
-    // Until neither end takes any more.
-    while connection.write_all(requests.as_bytes()).and_then(|()| connection.flush()).is_ok() {}
+    send_until_blocked(&mut connection);
     assert_eq!(ponger.metric("ponger_connections"), 1.0);
     env.trust(&[&Ca::new("new")]);
     ponger.wait_for_connections(0);

@@ -16,7 +16,7 @@ use testkit::{
     wait_until,
 };
 
-use crate::support::{Env, Ponger, connect_and_ping, ms, ping, wait_for_close};
+use crate::support::{Env, Ponger, connect_and_ping, ms, ping, send_until_blocked, wait_for_close};
 
 const HOUR: HumanDuration = HumanDuration::seconds(3600);
 const HALF_A_HEAD: &[u8] = b"GET /ping HTTP/1.1\r\nHost: ";
@@ -106,9 +106,7 @@ fn a_client_that_does_not_read_does_not_delay_the_stop_for_ever() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = ms(300));
     let mut stuck = connect_and_ping(&env.pinger(), ponger.address);
-    stuck.tcp().set_write_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
-    let requests = request("/ping", "keep-alive").repeat(1000);
-    while stuck.write_all(requests.as_bytes()).and_then(|()| stuck.flush()).is_ok() {}
+    send_until_blocked(&mut stuck);
     ponger.stop().unwrap();
 }
 
@@ -133,7 +131,7 @@ fn no_connection_is_reported_as_above_the_limit_while_draining() {
 fn loses_no_request_while_replicas_are_replaced_one_by_one() {
     const CLIENTS: usize = 4;
     let env = Env::new();
-    let start = || env.start_with(|service| service.drain_delay = ms(1500));
+    let start = || env.start_with(|service| service.drain_delay = ms(1000));
     let mut replicas = [start(), start()];
     // What a Service of a cluster does: it leads new connections to those that are ready.
     let ready: Mutex<Vec<SocketAddr>> =

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::Command,
@@ -17,10 +17,11 @@ use chassis::{
     tls::clock::Clock,
 };
 use ponger::{Application, Config, config::Service as ServiceConfig};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tempfile::TempDir;
 use testkit::{
     Ca, CertDir, Issued, Leaf,
-    client::{Response, TlsClient, TlsConnection, metric, plain_get},
+    client::{Response, TlsClient, TlsConnection, metric, plain_get, request},
     clock::ManualClock,
     process::Service,
     wait_until,
@@ -253,4 +254,16 @@ pub(crate) fn wait_for_close(mut connection: TlsConnection) {
     let mut rest = Vec::new();
     connection.read_to_end(&mut rest).expect("an orderly close");
     assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+}
+
+/// Sends requests without reading a response, until neither end takes any more.
+pub(crate) fn send_until_blocked(connection: &mut TlsConnection) {
+    set_socket_recv_buffer_size(connection.tcp(), 4096).unwrap();
+    connection.tcp().set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let requests = request("/ping", "keep-alive").repeat(100);
+    let mut sent = 0;
+    while connection.write_all(requests.as_bytes()).and_then(|()| connection.flush()).is_ok() {
+        sent += requests.len();
+        assert!(sent < 256 << 20, "requests are read while no response is");
+    }
 }
