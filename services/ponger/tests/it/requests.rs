@@ -161,13 +161,7 @@ fn plain_http_on_the_tls_port_gets_no_response() {
 
 #[test]
 fn serves_plain_http_where_configured() {
-    let mut config = Env::new().config();
-    config.insecure = true;
-    config.service.tls_certificate = None;
-    config.service.tls_private_key = None;
-    config.service.client_ca = None;
-    config.service.allowed_clients.clear();
-    let ponger = Ponger::start(&config);
+    let ponger = Ponger::start(&Env::new().insecure_config());
     assert_eq!(plain_get(ponger.address, "/ping").unwrap().body, "pong");
     assert_eq!(ponger.metric("ponger_authz_total{decision=\"allowed\",reason=\"anonymous\"}"), 1.0);
     ponger.stop().unwrap();

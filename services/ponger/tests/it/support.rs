@@ -91,6 +91,17 @@ impl Env {
         config
     }
 
+    /// Plain HTTP for everyone.
+    pub(crate) fn insecure_config(&self) -> Config {
+        let mut config = self.config();
+        config.insecure = true;
+        config.service.tls_certificate = None;
+        config.service.tls_private_key = None;
+        config.service.client_ca = None;
+        config.service.allowed_clients.clear();
+        config
+    }
+
     /// A ponger in this process.
     pub(crate) fn start(&self) -> Ponger {
         Ponger::start(&self.config())
