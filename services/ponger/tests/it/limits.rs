@@ -11,7 +11,7 @@ use chassis::config::MinTlsVersion;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use testkit::{
     Leaf, PATIENCE,
-    client::{TlsConnection, plain_get, read_response, request},
+    client::{TlsConnection, read_response, request},
     process::is_installed,
     wait_until,
 };
@@ -25,9 +25,19 @@ const HALF_A_HEAD: &[u8] = b"GET /ping HTTP/1.1\r\nHost: localhost\r\nX: ";
 
 fn short_timeouts(env: &Env) -> Ponger {
     env.start_with(|service| {
-        service.handshake_timeout = ms(SHORT);
         service.request_timeout = ms(SHORT);
-        service.idle_timeout = ms(SHORT);
+        service.idle_timeout = ms(5 * SHORT);
+    })
+}
+
+/// Sends the head of a request with a body, again if the machine was too slow.
+#[track_caller]
+fn send_head(env: &Env, ponger: &Ponger, body: &str) -> TlsConnection {
+    let request = format!("GET /ping HTTP/1.1\r\nHost: localhost\r\n{body}");
+    wait_until("a response", || {
+        let mut connection = env.pinger().connect(ponger.address).ok()?;
+        let response = connection.exchange(&request).ok()?;
+        (response.status != 408).then_some(connection)
     })
 }
 
@@ -49,11 +59,11 @@ fn dribble(ponger: &Ponger, mut writer: impl Write) {
 #[test]
 fn closes_a_connection_without_a_handshake() {
     let env = Env::new();
-    let ponger = short_timeouts(&env);
+    let ponger = env.start_with(|service| service.handshake_timeout = ms(SHORT));
     let silent = TcpStream::connect(ponger.address).unwrap();
     let mut dribbling = TcpStream::connect(ponger.address).unwrap();
     // The header of a client hello that does not follow.
-    dribbling.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc").unwrap();
+    dribbling.write_all(b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc").unwrap();
     dribble(&ponger, dribbling);
     let timeouts = ponger.metric("tls_handshake_failures_total{reason=\"tls_timeout\"}");
     assert_eq!(timeouts, 2.0);
@@ -65,7 +75,7 @@ fn closes_a_connection_whose_first_head_is_slow() {
     let env = Env::new();
     let ponger = short_timeouts(&env);
     let mut connection = env.pinger().connect(ponger.address).unwrap();
-    write(&mut connection, HALF_A_HEAD).unwrap();
+    let _ = write(&mut connection, HALF_A_HEAD);
     dribble(&ponger, connection);
 }
 
@@ -83,56 +93,42 @@ fn closes_a_connection_without_a_request() {
     let env = Env::new();
     let ponger = short_timeouts(&env);
     let mut connection = env.pinger().connect(ponger.address).unwrap();
-    assert_eq!(read_response(&mut connection).unwrap().status, 408);
-    wait_for_close(connection);
+    if let Ok(response) = read_response(&mut connection) {
+        assert_eq!(response.status, 408);
+    }
     ponger.wait_for_connections(0);
 }
 
 #[test]
-fn closes_an_idle_connection() {
+fn closes_an_idle_connection_and_not_early() {
     let env = Env::new();
-    let ponger = short_timeouts(&env);
+    let ponger = env.start_with(|service| service.idle_timeout = ms(SHORT));
+    let start = Instant::now();
     wait_for_close(connect_and_ping(&env.pinger(), ponger.address));
+    assert!(start.elapsed() >= Duration::from_millis(SHORT), "{:?}", start.elapsed());
     ponger.wait_for_connections(0);
 }
 
 #[test]
 fn closes_a_connection_whose_body_is_slow() {
     let env = Env::new();
-    for body in
-        ["Content-Length: 100\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n64\r\nhello"]
-    {
+    for body in ["Content-Length: 100\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n64\r\nx"] {
         let ponger = short_timeouts(&env);
-        let mut connection = connect_and_ping(&env.pinger(), ponger.address);
-        let request = format!("GET /ping HTTP/1.1\r\nHost: localhost\r\n{body}");
-        assert_eq!(connection.exchange(&request).unwrap().body, "pong");
-        dribble(&ponger, connection);
+        dribble(&ponger, send_head(&env, &ponger, body));
     }
 }
 
 #[test]
 fn closes_a_connection_whose_body_never_comes() {
     let env = Env::new();
-    for allowed in [true, false] {
-        let ponger = env.start_with(|service| {
-            service.request_timeout = ms(SHORT);
-            service.idle_timeout = ms(5 * SHORT);
-            if !allowed {
-                service.allowed_clients = vec!["other.example.org".into()];
-            }
-        });
-        let connections: Vec<_> = ["Content-Length: 100", "Transfer-Encoding: chunked"]
-            .iter()
-            .map(|body| {
-                let request = format!("GET /ping HTTP/1.1\r\nHost: localhost\r\n{body}\r\n\r\n");
-                wait_until("a response", || {
-                    let mut connection = env.pinger().connect(ponger.address).ok()?;
-                    let response = connection.exchange(&request).ok()?;
-                    // 408 if this machine was slow.
-                    (response.status != 408).then_some(connection)
-                })
-            })
-            .collect();
+    let denying = env.start_with(|service| {
+        service.request_timeout = ms(SHORT);
+        service.idle_timeout = ms(5 * SHORT);
+        service.allowed_clients = vec!["other.example.org".into()];
+    });
+    for ponger in [short_timeouts(&env), denying] {
+        let bodies = ["Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"];
+        let connections = bodies.map(|body| send_head(&env, &ponger, body));
         ponger.wait_for_connections(0);
         drop(connections);
     }
@@ -176,31 +172,39 @@ fn answers_a_burst_that_is_read_late() {
     ponger.wait_for_connections(1);
 }
 
+/// Sends `bytes`, and returns what comes until the connection is closed.
+fn send(env: &Env, ponger: &Ponger, bytes: &[u8]) -> String {
+    let mut connection = env.pinger().connect(ponger.address).unwrap();
+    // ponger may close the connection before everything is sent.
+    let _ = write(&mut connection, bytes);
+    let mut response = Vec::new();
+    let _ = connection.read_to_end(&mut response);
+    String::from_utf8_lossy(&response).into_owned()
+}
+
 #[test]
-fn rejects_malformed_requests_and_serves_the_next_client() {
+fn rejects_malformed_requests() {
     let env = Env::new();
-    let ponger = env.start_with(|service| service.request_timeout = ms(SHORT));
-    let send = |bytes: &[u8]| {
-        let mut connection = env.pinger().connect(ponger.address).unwrap();
-        // ponger may close the connection before everything is sent.
-        let _ = write(&mut connection, bytes);
-        let mut response = Vec::new();
-        let _ = connection.read_to_end(&mut response);
-        String::from_utf8_lossy(&response).into_owned()
-    };
-    let large = |size| request("/ping", "close").replace("localhost", &"x".repeat(size));
-    for size in [20 << 10, 1 << 20] {
-        let response = send(large(size).as_bytes());
-        assert!(!response.contains("200 OK"), "{size}: {response}");
-    }
-    let response = send(b"garbage\r\n\r\n");
-    // 408 if this machine was slow.
-    assert!(response.starts_with("HTTP/1.1 40"), "{response}");
+    let ponger = env.start();
+    let response = send(&env, &ponger, b"garbage\r\n\r\n");
+    assert!(response.starts_with("HTTP/1.1 400"), "{response}");
     // Both lengths at once: how requests are smuggled.
-    let smuggled = send(
-        b"GET /ping HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    );
-    assert!(smuggled.matches("HTTP/1.1 200").count() <= 1, "{smuggled}");
+    let both = b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let response = send(&env, &ponger, both);
+    assert!(response.matches("HTTP/1.1 200").count() <= 1, "{response}");
+    ponger.wait_for_connections(0);
+    connect_and_ping(&env.pinger(), ponger.address);
+}
+
+#[test]
+fn rejects_heads_that_are_too_large() {
+    let env = Env::new();
+    let ponger = short_timeouts(&env);
+    for size in [20 << 10, 1 << 20] {
+        let request = request("/ping", "close").replace("localhost", &"x".repeat(size));
+        let response = send(&env, &ponger, request.as_bytes());
+        assert!(!response.contains("HTTP/1.1 200"), "{size}: {response}");
+    }
     ponger.wait_for_connections(0);
     connect_and_ping(&env.pinger(), ponger.address);
 }
@@ -242,10 +246,7 @@ fn slow_readers_of_the_admin_listener_do_not_block_the_probes() {
             stream
         })
         .collect();
-    // It may come too late for its request on a machine that is busy with the others' responses.
-    wait_until("a probe", || {
-        plain_get(ponger.admin, "/livez").ok().filter(|response| response.status == 200)
-    });
+    assert_eq!(ponger.admin_get("/livez").status, 200);
     drop(clients);
 }
 
@@ -254,7 +255,7 @@ fn silent_clients_of_the_admin_listener_do_not_block_the_probes() {
     let env = Env::new();
     let ponger = env.start();
     let clients: Vec<_> = (0..40).map(|_| TcpStream::connect(ponger.admin).unwrap()).collect();
-    assert_eq!(plain_get(ponger.admin, "/livez").unwrap().status, 200);
+    assert_eq!(ponger.admin_get("/livez").status, 200);
     drop(clients);
 }
 
@@ -287,13 +288,4 @@ fn does_not_renegotiate() {
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(text.contains("RENEGOTIATING") && text.contains("no renegotiation"), "{text}");
     connect_and_ping(&env.pinger(), ponger.address);
-}
-
-#[test]
-fn a_closed_connection_was_not_closed_early() {
-    let env = Env::new();
-    let ponger = env.start_with(|service| service.idle_timeout = ms(2 * SHORT));
-    let start = Instant::now();
-    wait_for_close(connect_and_ping(&env.pinger(), ponger.address));
-    assert!(start.elapsed() >= Duration::from_millis(2 * SHORT), "{:?}", start.elapsed());
 }

@@ -133,8 +133,10 @@ fn keeps_its_certificate_while_the_new_one_cannot_be_used() {
     let other = env.ca.issue(&Leaf::ponger("test"));
     env.install(&Issued { key: other.key, ..issued.clone() });
     ponger.wait_for_metric(REJECTED, |count| count >= 1.0);
-    assert_eq!(ponger.metric("identity_last_reload_successful{unit=\"certificate\"}"), 0.0);
-    assert_eq!(ponger.admin_get("/readyz").status, 200);
+    ponger.wait_for_metric("identity_last_reload_successful{unit=\"certificate\"}", |it| it == 0.0);
+    assert!(
+        ponger.wait_for_readiness(200).contains("warning: the certificate on disk is rejected")
+    );
     assert_eq!(presented(&client, &ponger), before);
     env.install(&issued);
     wait_for_certificate(&client, &ponger, &issued);

@@ -186,7 +186,10 @@ impl Ponger {
     }
 
     pub(crate) fn admin_get(&self, path: &str) -> Response {
-        plain_get(self.admin, path).unwrap()
+        // 408 where this machine was too slow to send the request.
+        wait_until("a response of the admin listener", || {
+            plain_get(self.admin, path).ok().filter(|response| response.status != 408)
+        })
     }
 
     /// The value of a metric now; 0 if it is absent.
