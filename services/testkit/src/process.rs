@@ -76,7 +76,7 @@ impl Service {
         Self { child, log, readers: readers.into() }
     }
 
-    /// The process ID.
+    /// Its process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -221,9 +221,9 @@ struct Reloader<T> {
 
 impl<T: Send + Sync> Reloader<T> {
     fn run(mut self, commands: &Receiver<Command>) {
+        let mut before = (Instant::now(), self.settings.clock.now());
         loop {
             self.warn_of_expiry();
-            let before = (Instant::now(), self.settings.clock.now());
             match commands.recv_timeout(self.settings.poll_interval) {
                 Ok(Command::Reload) => self.reload_now(commands),
                 Err(RecvTimeoutError::Timeout) => {
@@ -231,7 +231,7 @@ impl<T: Send + Sync> Reloader<T> {
                 }
                 Ok(Command::Shutdown) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.wake_after_clock_step(before);
+            before = self.wake_after_clock_step(before);
         }
     }
 
@@ -347,13 +347,14 @@ impl<T: Send + Sync> Reloader<T> {
     }
 
     /// Wakes those who wait for a certificate's expiry, since a sleep does not notice that the clock
-    /// was set.
-    fn wake_after_clock_step(&self, (instant, time): (Instant, UnixTime)) {
-        let expected = super::clock::add(time, instant.elapsed());
-        let off = expected.as_secs().abs_diff(self.settings.clock.now().as_secs());
-        if off > CLOCK_STEP.as_secs() {
+    /// was set. Returns the time from which to look the next time.
+    fn wake_after_clock_step(&self, before: (Instant, UnixTime)) -> (Instant, UnixTime) {
+        let now = (Instant::now(), self.settings.clock.now());
+        let expected = super::clock::add(before.1, now.0 - before.0);
+        if expected.as_secs().abs_diff(now.1.as_secs()) > CLOCK_STEP.as_secs() {
             self.publish.send_modify(|_| {});
         }
+        now
     }
 
     fn warn_of_expiry(&mut self) {

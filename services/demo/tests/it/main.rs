@@ -5,8 +5,6 @@ mod support;
 mod identity;
 mod metrics;
 mod original;
-mod pressure;
 mod rotation;
 mod run;
-mod serving;
 mod stopping;

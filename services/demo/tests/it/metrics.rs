@@ -35,49 +35,6 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
 }
 
 #[test]
-fn no_peer_can_add_a_series() {
-    let world = World::new();
-    let ponger = world.ponger("");
-    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
-    let client = world.good_client();
-    let ask = |number: usize| {
-        let paths = [format!("/{number}"), "/ping".into(), format!("/ping?{number}")];
-        for path in &paths {
-            client.get(ponger.address(), path).expect("an answer");
-        }
-        let odd = get("/ping").replacen("GET", &format!("M{number}"), 1);
-        exchange(client.connect(ponger.address()).expect("a connection"), &odd).expect("an answer");
-        let other = Leaf::new().uri(&format!("spiffe://cluster.local/ns/test/sa/other-{number}"));
-        world
-            .client(Some(&world.ca.issue(&other)))
-            .get(ponger.address(), "/ping")
-            .expect("an answer");
-    };
-    ask(0);
-    let before = series(&ponger.admin_get("/metrics").1);
-    for number in 1..10 {
-        ask(number);
-    }
-    assert_eq!(series(&ponger.admin_get("/metrics").1), before);
-}
-
-#[test]
-fn a_client_that_is_not_let_in_does_not_say_when_our_peers_certificate_ends() {
-    const END: &str = "identity_cert_expiration_timestamp_seconds{role=\"peer\"}";
-    let world = World::new();
-    let ponger = world.ponger("");
-    world.good_client().get(ponger.address(), "/ping").expect("an answer");
-    let end = ponger.metric(END);
-    assert!(end > 0.0);
-    let other = Leaf::new()
-        .uri("spiffe://cluster.local/ns/test/sa/other")
-        .valid(time::Duration::ZERO, time::Duration::minutes(3));
-    let other = world.client(Some(&world.ca.issue(&other)));
-    assert_eq!(other.get(ponger.address(), "/ping").expect("an answer").0, 403);
-    assert_eq!(ponger.metric(END), end);
-}
-
-#[test]
 fn each_phase_of_a_ping_is_timed() {
     let world = World::new();
     let ponger = world.ponger("");
