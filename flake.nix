@@ -4,7 +4,7 @@
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
     crane.url = "github:ipetkov/crane";
-    # rustc of exactly the version that Cargo.toml promises, and its std for musl.
+    # rustc in the version that Cargo.toml requires, and its std for musl.
     rust-overlay.url = "github:oxalica/rust-overlay";
     rust-overlay.inputs.nixpkgs.follows = "nixpkgs";
     advisory-db.url = "github:rustsec/advisory-db";
@@ -19,10 +19,10 @@
         "x86_64-linux"
         "aarch64-linux"
       ];
-      # Images and clusters are Linux's; code is written anywhere.
+      # Images and clusters are for Linux; the dev shell also runs on macOS.
       anywhere = linux ++ [ "aarch64-darwin" ];
 
-      # What every file in nix/ may ask for.
+      # The arguments of every file in nix/.
       each =
         systems: file:
         lib.genAttrs systems (

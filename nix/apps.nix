@@ -1,6 +1,6 @@
-# nix run .#NAME: the scripts of nix/apps, each with exactly the tools that it
-# names. Nothing comes from the user's PATH; the user's docker context and
-# kubeconfig still say which daemon and which cluster.
+# nix run .#NAME: the scripts of nix/apps, each with the tools that it names.
+# They come first on PATH; the user's own follow, for a kubeconfig's credential
+# plugins, for ssh to a remote Docker daemon and for --loader.
 {
   lib,
   packages,
@@ -9,18 +9,22 @@
   ...
 }:
 let
-  # They share a file, and so stay together.
+  # In one folder: they share a file and call each other.
   scripts = lib.fileset.toSource {
     root = ./apps;
     fileset = ./apps;
   };
 
-  # What is built, and not what a script would build.
+  # What is built already, so that no script builds it.
   env = {
-    # How one script tells people to run another.
+    # How messages name another script.
     PING_PONG_CALL = "nix run .#";
-    PING_PONG_BIN = "${rust.together}/bin";
+    PING_PONG_BIN = "${rust.allBinaries}/bin";
     PING_PONG_IMAGES = "${packages.ponger-image} ${packages.pinger-image}";
+    # Of the same nixpkgs as kubectl. An image's tag cannot have a plus sign.
+    PING_PONG_K3S_IMAGE = "docker.io/rancher/k3s:v${
+      lib.replaceStrings [ "+" ] [ "-" ] pkgs.k3s.version
+    }";
     PING_PONG_K8S = "${../k8s}";
   };
 
@@ -41,12 +45,12 @@ let
             ++ (with pkgs; [
               bash
               coreutils
+              diffutils
               gawk
               gnugrep
               gnused
             ]);
           runtimeEnv = lib.getAttrs needs env;
-          inheritPath = false;
           text = ''exec ${scripts}/${name} "$@"'';
         }
       );
@@ -57,7 +61,7 @@ lib.mapAttrs app (
   with pkgs;
   {
     cluster-up = {
-      description = "From nothing to `Got pong`: a k3d cluster, the images, certificates, both services";
+      description = "Creates a k3d cluster, loads the images, makes certificates and deploys both services";
       tools = [
         docker-client
         gnutar
@@ -69,11 +73,12 @@ lib.mapAttrs app (
       needs = [
         "PING_PONG_CALL"
         "PING_PONG_IMAGES"
+        "PING_PONG_K3S_IMAGE"
         "PING_PONG_K8S"
       ];
     };
     cluster-down = {
-      description = "Removes the cluster that cluster-up made";
+      description = "Removes the cluster that cluster-up created";
       tools = [
         docker-client
         k3d
@@ -81,12 +86,14 @@ lib.mapAttrs app (
       ];
     };
     logs = {
-      description = "The last lines of both services; -f follows them";
+      description = "Prints the last log lines of both services; -f follows them";
       tools = [ kubectl ];
+      needs = [ "PING_PONG_CALL" ];
     };
     forward = {
-      description = "Port 8080 of this machine is ponger: https://localhost:8080/ping";
+      description = "Forwards port 8080 of this machine to ponger: https://localhost:8080/ping";
       tools = [ kubectl ];
+      needs = [ "PING_PONG_CALL" ];
     };
     certs = {
       description = "Makes, renews or rotates the certificates while the services run";
@@ -94,9 +101,10 @@ lib.mapAttrs app (
         kubectl
         openssl
       ];
+      needs = [ "PING_PONG_CALL" ];
     };
     e2e = {
-      description = "The acceptance scenarios, here or with --context in a cluster";
+      description = "Runs the acceptance scenarios, here or with --context in a cluster";
       tools = [
         docker-client
         kubectl
@@ -112,7 +120,7 @@ lib.mapAttrs app (
 // {
   default = {
     type = "app";
-    program = lib.getExe packages.local;
-    meta.description = "Both services on this machine, with a throw-away CA: no cluster";
+    program = lib.getExe packages.demo;
+    meta.description = "Runs both services on this machine, with a throw-away CA and no cluster";
   };
 }

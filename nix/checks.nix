@@ -1,4 +1,8 @@
-# nix flake check: everything that is built, and everything that must hold of it.
+# nix flake check: every package, and the checks on them. CI runs it; `.ci/run` is
+# the check for a machine without Nix. This one adds what takes Nix: hermetic
+# builds, the images, equal bytes when built again, the dev shell, statix and the
+# manifests' schemas. That one adds the README's own commands, a current advisory
+# database and the scenarios in a cluster.
 {
   inputs,
   lib,
@@ -12,12 +16,12 @@
 let
   inherit (rust) craneLib workspace;
 
-  # A check's result is that it passes, and not what it built.
+  # Only whether a check passes matters: what it built is not kept.
   checkArgs = rust.checkArgs // {
     doInstallCargoArtifacts = false;
   };
 
-  # What is not Rust, for those who read it; prose again left out.
+  # What is not Rust, without prose.
   tree = lib.fileset.toSource {
     root = ../.;
     fileset = lib.fileset.unions [
@@ -36,7 +40,7 @@ let
       name = "${name}-again";
     };
 in
-# Every package and the dev shell, so that none rots unseen.
+# Every package and the dev shell, so that a broken one is noticed.
 removeAttrs packages [ "default" ]
 // {
   devshell = self.devShells.${system}.default;
@@ -44,7 +48,7 @@ removeAttrs packages [ "default" ]
   tests = craneLib.cargoTest (
     checkArgs
     // {
-      # The original's own commands, and who reads our metrics.
+      # Tests run the original project's commands, and promtool on the metrics.
       nativeCheckInputs = [
         pkgs.curl
         pkgs.openssl
@@ -72,8 +76,6 @@ removeAttrs packages [ "default" ]
     // {
       src = workspace;
       inherit (inputs) advisory-db;
-      # Yanked is for the index to say, and there is none in a sandbox.
-      cargoAuditExtraArgs = "--no-yanked";
     }
   );
 
@@ -104,7 +106,8 @@ removeAttrs packages [ "default" ]
     touch $out
   '';
 
-  # Against the API server's own schemas, the newest that the tool carries.
+  # Against the schemas of the newest Kubernetes that the tool carries: 1.30,
+  # which is the oldest that the manifests support.
   manifests-valid =
     pkgs.runCommand "check-manifests" { nativeBuildInputs = [ pkgs.kubectl-validate ]; }
       ''
@@ -112,21 +115,21 @@ removeAttrs packages [ "default" ]
         touch $out
       '';
 
-  # Real processes, real certificates: not one of fifty pings may be lost.
-  local-run = pkgs.runCommand "check-local" { } ''
+  # Fails if one of fifty pings is lost.
+  demo-run = pkgs.runCommand "check-demo" { } ''
     export HOME=$TMPDIR
-    ${lib.getExe packages.local} --count 50 --interval 20ms
+    ${lib.getExe packages.demo} --count 50 --interval 20ms
     touch $out
   '';
 
   # The acceptance scenarios that need no cluster.
   scenarios = pkgs.runCommand "check-scenarios" { nativeBuildInputs = [ pkgs.openssl ]; } ''
     export HOME=$TMPDIR
-    ${rust.together}/bin/e2e
+    ${rust.allBinaries}/bin/e2e
     touch $out
   '';
 
-  # Bit for bit: what is in the images depends on nothing but its source.
+  # Two builds of the same source give the same bytes.
   reproducible = pkgs.runCommand "check-reproducible" { } (
     lib.concatMapStrings
       (name: ''

@@ -1,4 +1,4 @@
-# nix develop: what the work needs, at the versions that the checks use.
+# nix develop: the tools for development, in the versions that the checks use.
 {
   lib,
   pkgs,
@@ -8,7 +8,7 @@
 {
   default = pkgs.mkShell {
     packages = [
-      # The same toolchain as the builds', and an editor's needs.
+      # The toolchain of the builds, and what editors need.
       (rust.channel.default.override {
         extensions = [
           "rust-analyzer"
@@ -41,11 +41,11 @@
 
     shellHook = ''
       cat >&2 <<'EOF'
-      cargo run              both services here, with a throw-away CA
-      cargo test --workspace what must hold
-      nix run .#cluster-up   a cluster from nothing to "Got pong"
+      cargo run              both services on this machine, with a throw-away CA
+      cargo test --workspace the tests
+      nix run .#cluster-up   a cluster with both services
       nix run .#e2e          the acceptance scenarios, here or in a cluster
-      nix flake check        everything that CI asks
+      nix flake check        what CI checks
       EOF
     '';
   };

@@ -1,4 +1,5 @@
-# nix fmt: every language of the tree in its own formatter.
+# nix fmt: runs the formatter of each language. treefmt-nix would need one more
+# flake input and as many lines.
 { pkgs, rust, ... }:
 pkgs.writeShellApplication {
   name = "fmt";
@@ -10,7 +11,7 @@ pkgs.writeShellApplication {
     pkgs.shfmt
   ];
   text = ''
-    # The top level, from wherever it is called.
+    # The top level, wherever it is called from.
     cd "''${PRJ_ROOT:?is set by nix fmt}"
     cargo fmt --all
     nix/tests/lint --write

@@ -1,4 +1,4 @@
-# OCI images from scratch: one static file, a number for its user, nothing else.
+# OCI images from scratch: one static binary, run by a numeric user, nothing else.
 {
   lib,
   pkgs,
@@ -7,8 +7,8 @@
 let
   inherit (rust.manifest.workspace) package;
 
-  # Who is told no trust bundle trusts the world's: pinger may be pointed at a
-  # public name. The file alone, without what else its package holds.
+  # Without `acceptCert`, pinger trusts the system's roots, and these are they.
+  # The file alone, without the rest of its package.
   roots = pkgs.runCommand "ca-bundle.crt" { } ''
     cp ${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt $out
   '';
@@ -18,26 +18,25 @@ let
     let
       program = rust.programs.${name};
     in
-    # Without a tag the image takes one from its own content: a new tag is a
-    # new image, and an unchanged service keeps its old one.
+    # No tag is given, so it is a hash of the content: an unchanged service keeps
+    # its tag.
     pkgs.dockerTools.buildLayeredImage {
       inherit name;
-      # Not the time of the build: the same source gives the same bytes.
+      # Fixed, so that the same source gives the same bytes.
       created = "1970-01-01T00:00:01Z";
       config = {
         Entrypoint = [ (lib.getExe program) ];
         Env = env;
-        # A number, since runAsNonRoot cannot look up a name.
+        # A number, since runAsNonRoot cannot verify a name.
         User = "65532:65532";
         Labels = lib.mapAttrs' (key: lib.nameValuePair "org.opencontainers.image.${key}") {
           title = name;
           inherit (program.meta) description;
           # The hash of the sources, not git's commit: a commit that changes
-          # no source changes no image. A release writes the commit on the
-          # index that it publishes.
+          # no source changes no image. A release writes the commit, and the
+          # repository that it ran in, on the index that it publishes.
           revision = lib.substring 0 32 (baseNameOf (builtins.unsafeDiscardStringContext program.src));
           licenses = package.license;
-          source = package.repository;
           inherit (package) version;
         };
       };

@@ -1,5 +1,4 @@
-# The overlays as kubectl takes them, with each image's own tag: what is applied
-# is what was built beside it.
+# The rendered overlays, with the tags of the images that were built with them.
 {
   images,
   lib,

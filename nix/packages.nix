@@ -1,4 +1,4 @@
-# What can be built: the programs, their images, and what is told about them.
+# The programs, their images, the rendered manifests and the bill of materials.
 {
   lib,
   pkgs,
@@ -11,7 +11,7 @@ in
 rust.programs
 // lib.mapAttrs' (name: lib.nameValuePair "${name}-image") images
 // {
-  default = rust.programs.local;
+  default = rust.programs.demo;
   manifests = import ./manifests.nix { inherit images lib pkgs; };
   sbom = import ./sbom.nix { inherit lib pkgs rust; };
 }

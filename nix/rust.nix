@@ -1,4 +1,4 @@
-# The Rust side: one toolchain, a source for each crate, and the dependencies
+# The Rust builds: one toolchain, a source for each crate, and the dependencies
 # built once for the programs and once for the checks.
 {
   inputs,
@@ -8,7 +8,7 @@
 let
   manifest = lib.importTOML ../Cargo.toml;
 
-  # Cargo.toml's promise is what we build with, so that the promise is tested.
+  # The rust-version of Cargo.toml is what we build with, so that it is tested.
   channel =
     (inputs.rust-overlay.lib.mkRustBin { } pkgs).stable."${manifest.workspace.package.rust-version}.0";
   toolchain = channel.minimal.override {
@@ -42,8 +42,8 @@ let
   isProgram = name: lib.pathExists ../services/${name}/src/main.rs;
   programs = lib.filter isProgram (lib.attrNames crates);
 
-  # A crate and the crates of ours that its manifest names, those for its tests
-  # too: cargo reads their manifests even when it builds none of them.
+  # A crate and the workspace's crates that its manifest names, those for its
+  # tests too: cargo reads their manifests even when it builds none of them.
   closure =
     name:
     map (crate: crate.key) (
@@ -73,25 +73,16 @@ let
         ++ files
       );
     };
-  # Prose is left out: a word in it must not rebuild a program.
+  # Without prose: a change there must not rebuild a program.
   code = lib.fileset.fileFilter (file: !file.hasExt "md");
-  # Of a program; what only tests read must not rebuild it either.
-  program =
-    crate:
-    lib.fileset.difference (code crate) (
-      lib.fileset.unions (
-        map (folder: lib.fileset.maybeMissing (crate + "/${folder}")) [
-          "fuzz"
-          "tests"
-        ]
-      )
-    );
+  # Of a program, without its tests: they must not rebuild it either.
+  program = crate: lib.fileset.difference (code crate) (lib.fileset.maybeMissing (crate + "/tests"));
   workspace = sourceOf [
     (code ../services)
     ../.cargo
     ../deny.toml
     ../.rustfmt.toml
-    # Tests read the manifests that we ship, and hold the reference against the code.
+    # Tests compare the reference and the manifests with the code.
     ../services/README.md
     ../k8s
   ];
@@ -102,8 +93,8 @@ let
     strictDeps = true;
   };
 
-  # One call for each program: cargo joins the features of what it builds
-  # together, and a program alone would find its dependencies built otherwise.
+  # One call for each program: cargo unifies the features of what it builds in
+  # one call, and a program alone would need its dependencies with others.
   programDeps = craneLib.buildDepsOnly (
     common
     // static
@@ -113,7 +104,7 @@ let
       buildPhaseCargoCommand = lib.concatMapStringsSep "\n" (
         name: "cargoWithProfile build --locked -p ${name}"
       ) programs;
-      # Tests are a check's business.
+      # A check runs the tests.
       doCheck = false;
     }
   );
@@ -127,10 +118,10 @@ let
         pname = name;
         src = sourceOf (map (crate: program ../services/${crate}) (closure name));
         cargoArtifacts = programDeps;
-        # Cargo minds a default member that is not there.
+        # Cargo fails on a default member that is missing.
         postPatch = "sed -i '/^default-members/d' Cargo.toml";
-        # Not --locked: the lock names the crates that this source leaves out.
-        # Versions can't move, since the vendored ones are all that there is.
+        # Not --locked, since the lock names crates that this source leaves out.
+        # Versions cannot change: only the vendored ones are available.
         cargoExtraArgs = "-p ${name}";
         doCheck = false;
         meta = {
@@ -143,7 +134,7 @@ let
 
   built = lib.genAttrs programs build;
 
-  # Checks do what `cargo test` does at a desk: the same profile, the same libc.
+  # As in `cargo test` outside of Nix: the same profile, the same libc.
   checkArgs = common // {
     src = workspace;
     cargoExtraArgs = "--locked --workspace";
@@ -160,8 +151,8 @@ in
     workspace
     ;
   programs = built;
-  # Copies, since e2e looks for the services beside itself.
-  together = pkgs.runCommand "ping-pong" { } (
+  # Copies, since e2e looks for the services in its own folder.
+  allBinaries = pkgs.runCommand "ping-pong" { } (
     "mkdir -p $out/bin\n"
     + lib.concatMapStrings (name: "cp ${lib.getExe built.${name}} $out/bin/\n") programs
   );

@@ -1,5 +1,5 @@
-# What each program is made of, as CycloneDX: the crates that cargo would build
-# for it, from the lock, with their licences and checksums.
+# The bill of materials of each program, as CycloneDX: its crates as in Cargo.lock,
+# with licences and checksums.
 {
   lib,
   pkgs,

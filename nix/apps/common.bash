@@ -1,27 +1,33 @@
 # Sourced by the scripts beside it: what they share.
 # shellcheck shell=bash disable=SC2034  # the variables are used by those scripts
 
-apps=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# The flake's apps say where these are in the store.
-k8s=${PING_PONG_K8S:-$apps/../../k8s}
-state=${PING_PONG_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/ping-pong}
+say() { printf '%s\n' "$*" >&2; }
+step() { printf '%4d s  %s\n' "$SECONDS" "$*" >&2; }
 
-# One script that runs another lets it count on.
+# die WHAT [HINT]
+die() {
+	say "error: $1"
+	(($# < 2)) || say "  hint: $2"
+	exit 1
+}
+
+# macOS has bash 3.2, which lacks mapfile and treats an empty array as unset.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) ||
+	die "bash $BASH_VERSION is too old" "install bash 4.4 or later (\`brew install bash\`), or run this inside \`nix develop\`"
+
+apps=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# The flake's apps set where these are in the store.
+k8s=$(cd "${PING_PONG_K8S:-$apps/../../k8s}" && pwd)
+state=${PING_PONG_STATE:-${XDG_STATE_HOME:-${HOME:-}/.local/state}/ping-pong}
+
+# A script that runs another passes its own start on.
 SECONDS=${PING_PONG_SECONDS:-0}
 
 cluster=ping-pong
 context=k3d-$cluster
 namespace=ping-pong
-
-say() { printf '%s\n' "$*" >&2; }
-step() { printf '%4d s  %s\n' "$SECONDS" "$*" >&2; }
-
-# die WHAT [CURE]
-die() {
-	say "error: $1"
-	(($# < 2)) || say "  cure: $2"
-	exit 1
-}
+# How a script is called, for messages: by path, or as the flake's app.
+call=${PING_PONG_CALL:-${apps#"$PWD/"}/}
 
 # need TOOL WHAT_FOR
 need() {
@@ -34,24 +40,27 @@ help() {
 	exit 0
 }
 
-unknown() { die "unknown argument: $1" "$(basename "$0") --help lists what it takes"; }
-value() { [[ $# -gt 1 && -n $2 ]] || die "$1 wants a value" "$(basename "$0") --help"; }
+unknown() { die "unknown argument: $1" "$(basename "$0") --help lists the arguments"; }
+value() { [[ $# -gt 1 && -n $2 ]] || die "$1 needs a value" "$(basename "$0") --help"; }
 
-# Never the current context: only the one that cluster-up made, or that --context names.
+# Never the current context: only that of cluster-up's own cluster, or the one given by --context.
 kube() { kubectl --context "$context" "$@"; }
 apply() { kube apply --server-side --force-conflicts --field-manager=ping-pong "$@" >/dev/null; }
 
 context_exists() {
-	need kubectl "speaks with the cluster"
-	# Not by grep -q, which leaves kubectl with a broken pipe.
+	local own="run ${call}cluster-up first, or name another context by --context"
+	[[ $context == "k3d-$cluster" ]] || own="\`kubectl config get-contexts\` lists them"
+	need kubectl "talks to the cluster"
+	# Not grep -q: it exits early, and kubectl then fails with a broken pipe.
 	kubectl config get-contexts -o name 2>/dev/null | grep -xF "$context" >/dev/null ||
-		die "there is no context $context" "run cluster-up, or name another one by --context"
+		die "there is no context $context in the kubeconfig" "$own"
 	kube get --raw /readyz --request-timeout=10s >/dev/null 2>&1 ||
-		die "the cluster of context $context does not answer" "start it (\`k3d cluster start $cluster\`), or run cluster-up again"
+		die "the cluster of context $context does not answer" "\`kubectl --context $context get nodes\` shows the error"
 }
 
-# Keeps what the scripts know of this context to its owner.
+# Switches to this context's own state folder, readable by its owner only.
 context_state() {
+	[[ $state != /.local/state/* ]] || die "HOME is not set, so there is no folder for certificates" "set HOME or PING_PONG_STATE"
 	state=$state/${context//[^A-Za-z0-9._-]/_}
 	(umask 077 && mkdir -p "$state")
 	chmod 700 "$state"

@@ -2,16 +2,21 @@
 //! load on the service hides it from an operator.
 
 use std::{
+    collections::VecDeque,
     net::{SocketAddr, TcpListener},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use actix_web::{
-    App, HttpResponse, HttpServer,
+    App, FromRequest, Handler, HttpResponse, HttpServer, Resource,
     dev::{Server, ServerHandle},
     http::{KeepAlive, header::ContentType},
+    rt::net::TcpStream,
     web::{self, Data},
 };
+use rustix::net::{Shutdown, shutdown};
 
 use crate::{bind::bind, config, error::ConfigError, metrics::Metrics, readiness::Readiness};
 
@@ -21,6 +26,9 @@ const TCP_USER_TIMEOUT_MS: u32 = 2000;
 
 /// Descriptors that the listener's runtime and its first connections need. actix panics without.
 const DESCRIPTORS: usize = 16;
+
+/// How many connections may be open.
+const MAX_CONNECTIONS: usize = 32;
 
 /// The admin listener, bound and not yet running.
 #[derive(Debug)]
@@ -68,18 +76,21 @@ impl Admin {
     /// When the listener cannot be used.
     pub fn run(self) -> std::io::Result<ServerHandle> {
         let Self { listener, endpoint, metrics, readiness } = self;
+        let open = Arc::<OpenConnections>::default();
         let server: Server = HttpServer::new(move || {
             App::new()
                 .app_data(Data::new(metrics.clone()))
                 .app_data(Data::new(readiness.clone()))
-                .route(&endpoint, web::get().to(metrics_text))
-                .route("/livez", web::get().to(livez))
-                .route("/readyz", web::get().to(readyz))
+                .service(resource(&endpoint, metrics_text))
+                .service(resource("/livez", livez))
+                .service(resource("/readyz", readyz))
         })
         .workers(1)
-        // Few connect here, and briefly. Slow clients must neither use up descriptors nor block
-        // the probes.
-        .max_connections(16)
+        .on_connect(move |io, data| {
+            if let Some(stream) = io.downcast_ref::<TcpStream>() {
+                data.insert(open.add(stream));
+            }
+        })
         .client_request_timeout(Duration::from_secs(2))
         .client_disconnect_timeout(Duration::from_millis(500))
         .keep_alive(KeepAlive::Disabled)
@@ -90,6 +101,49 @@ impl Admin {
         let handle = server.handle();
         actix_rt::spawn(server);
         Ok(handle)
+    }
+}
+
+/// A resource that answers GET and HEAD, and other methods with 405.
+fn resource<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args, Output = HttpResponse> + Clone,
+    Args: FromRequest + 'static,
+{
+    web::resource(path).route(web::get().to(handler.clone())).route(web::head().to(handler))
+}
+
+/// The open connections, oldest first. Few connect here, and briefly: when there are too many, the
+/// oldest is closed, so that slow clients neither use up descriptors nor keep a probe waiting.
+#[derive(Default)]
+struct OpenConnections(Mutex<VecDeque<(u64, OwnedFd)>>);
+
+/// Removes a connection when it is dropped, with the connection's data.
+struct OpenConnection {
+    id: u64,
+    all: Arc<OpenConnections>,
+}
+
+impl OpenConnections {
+    fn add(self: &Arc<Self>, stream: &TcpStream) -> Option<OpenConnection> {
+        let descriptor = stream.as_fd().try_clone_to_owned().ok()?;
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = open.back().map_or(0, |(last, _)| last + 1);
+        open.push_back((id, descriptor));
+        if open.len() > MAX_CONNECTIONS
+            && let Some((_, oldest)) = open.pop_front()
+        {
+            // It may have been closed just now.
+            let _ = shutdown(&oldest, Shutdown::Both);
+        }
+        Some(OpenConnection { id, all: Arc::clone(self) })
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut open = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(id, _)| *id != self.id);
     }
 }
 
@@ -104,12 +158,13 @@ async fn livez() -> HttpResponse {
 }
 
 async fn readyz(readiness: Data<Readiness>) -> HttpResponse {
-    let reasons = readiness.not_ready_reasons();
-    if reasons.is_empty() {
-        HttpResponse::Ok().content_type(ContentType::plaintext()).body("ready\n")
-    } else {
-        HttpResponse::ServiceUnavailable()
-            .content_type(ContentType::plaintext())
-            .body(format!("not ready: {}\n", reasons.join(", ")))
-    }
+    let (reasons, warnings) = (readiness.not_ready_reasons(), readiness.warnings());
+    let mut response =
+        if reasons.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let state = match reasons.as_slice() {
+        [] => "ready\n".to_owned(),
+        reasons => format!("not ready: {}\n", reasons.join(", ")),
+    };
+    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    response.content_type(ContentType::plaintext()).body(state + &warnings)
 }

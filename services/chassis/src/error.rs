@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    process::ExitCode,
+    time::Duration,
 };
 
 /// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
@@ -83,10 +83,16 @@ fn without_keys(text: &str) -> String {
 }
 
 /// Prints why `service` exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a [`ConfigError`],
-/// 1 for everything else.
-pub fn exit_with(service: &str, error: &anyhow::Error) -> ExitCode {
-    eprintln!("{service}: {error:#}");
-    if error.is::<ConfigError>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
+/// 1 for everything else. Waits at most a second for standard error to be read.
+pub fn exit_code(service: &str, error: &anyhow::Error) -> u8 {
+    let line = format!("{service}: {error:#}");
+    let (written, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        eprintln!("{line}");
+        let _ = written.send(());
+    });
+    let _ = done.recv_timeout(Duration::from_secs(1));
+    if error.is::<ConfigError>() { EX_CONFIG } else { 1 }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! - [`failure`]: the closed list of failure reasons
 //! - [`admin`], [`metrics`], [`readiness`]: metrics and probes, on a listener of their own
 //! - [`telemetry`], [`log_limiter`]: logs, and how often a line is written
-//! - [`signals`], [`bind`](mod@bind), [`files`]: signals, sockets and files
+//! - [`process`], [`signals`], [`bind`](mod@bind), [`files`]: process, signals, sockets and files
 
 pub mod admin;
 pub mod bind;
@@ -17,6 +17,7 @@ pub mod failure;
 pub mod files;
 pub mod log_limiter;
 pub mod metrics;
+pub mod process;
 pub mod readiness;
 pub mod signals;
 pub mod telemetry;

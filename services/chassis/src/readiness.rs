@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use crate::tls::{clock::Clock, reload::IdentityWatch};
+use crate::tls::{clock::Clock, metrics::Unit, reload::IdentityWatch};
 
 type Check = Box<dyn Fn() -> bool + Send + Sync>;
 
@@ -19,6 +19,7 @@ pub struct Readiness(Arc<Inner>);
 struct Inner {
     reasons: Mutex<BTreeSet<&'static str>>,
     checks: RwLock<Vec<(&'static str, Check)>>,
+    warnings: RwLock<Vec<(&'static str, Check)>>,
 }
 
 impl fmt::Debug for Readiness {
@@ -51,12 +52,20 @@ impl Readiness {
         reason: &'static str,
         is_present: impl Fn() -> bool + Send + Sync + 'static,
     ) {
-        let mut checks = self.0.checks.write().unwrap_or_else(PoisonError::into_inner);
-        checks.push((reason, Box::new(is_present)));
+        add(&self.0.checks, reason, Box::new(is_present));
+    }
+
+    /// As [`Readiness::add_check`], for what a person should know and the service can bear.
+    pub fn add_warning(
+        &self,
+        warning: &'static str,
+        is_present: impl Fn() -> bool + Send + Sync + 'static,
+    ) {
+        add(&self.0.warnings, warning, Box::new(is_present));
     }
 
     /// Not ready while our own certificate has expired, since every peer rejects it, or while nothing
-    /// reloads it.
+    /// reloads it; with a warning while files on disk are rejected.
     pub fn watch_identity<T: Send + Sync + 'static>(
         &self,
         identity: &IdentityWatch<T>,
@@ -68,14 +77,32 @@ impl Readiness {
         });
         let watch = identity.clone();
         self.add_check("certificates are no longer reloaded", move || !watch.is_reloading());
+        for (unit, warning) in [
+            (Unit::Certificate, "the certificate on disk is rejected, the previous one is in use"),
+            (Unit::TrustBundle, "the trust bundle on disk is rejected, the previous one is in use"),
+        ] {
+            let watch = identity.clone();
+            self.add_warning(warning, move || watch.is_rejected(unit));
+        }
     }
 
     /// Why the service is not ready.
     pub fn not_ready_reasons(&self) -> Vec<&'static str> {
         let reasons = self.0.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        let checks = self.0.checks.read().unwrap_or_else(PoisonError::into_inner);
-        let failing =
-            checks.iter().filter(|(_, is_present)| is_present()).map(|(reason, _)| *reason);
-        reasons.iter().copied().chain(failing).collect()
+        reasons.iter().copied().chain(present(&self.0.checks)).collect()
     }
+
+    /// What a person should know of a service that may be ready.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        present(&self.0.warnings)
+    }
+}
+
+fn add(checks: &RwLock<Vec<(&'static str, Check)>>, text: &'static str, check: Check) {
+    checks.write().unwrap_or_else(PoisonError::into_inner).push((text, check));
+}
+
+fn present(checks: &RwLock<Vec<(&'static str, Check)>>) -> Vec<&'static str> {
+    let checks = checks.read().unwrap_or_else(PoisonError::into_inner);
+    checks.iter().filter(|(_, is_present)| is_present()).map(|(text, _)| *text).collect()
 }

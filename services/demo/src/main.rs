@@ -6,11 +6,11 @@
 mod env;
 mod output;
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::{
-    error,
+    process,
     signals::{SignalSender, Signals},
 };
 use clap::Parser;
@@ -45,12 +45,11 @@ struct Cli {
     keep: bool,
 }
 
-#[actix_web::main]
-async fn main() -> ExitCode {
-    run().await.unwrap_or_else(|error| error::exit_with("demo", &error))
+fn main() {
+    process::run("demo", run());
 }
 
-async fn run() -> anyhow::Result<ExitCode> {
+async fn run() -> anyhow::Result<u8> {
     let mut signals = Signals::install()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let cli = Cli::parse();

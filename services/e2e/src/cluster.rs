@@ -1,67 +1,78 @@
-//! A cluster: the base manifests, strict, in a namespace of their own.
+//! A cluster: the base manifests in a namespace of their own.
 //!
-//! Manifests go in by kubectl, which has kustomize in it; everything else goes by the API, and all
-//! of it to the one context that was named. Pods are spoken with through the API server's
-//! port-forward, which passes by the NetworkPolicies; what must feel them is a pod itself.
+//! Manifests are applied by kubectl, which includes kustomize; everything else uses the API, and all
+//! of it the one context that was named. Scenarios connect to pods through the API server's
+//! port-forward, which bypasses the NetworkPolicies; what must be subject to them is a pod itself.
+//!
+//! Every method fails when the API server or kubectl does.
+
+pub mod kubectl;
+pub mod objects;
+pub mod pod_logs;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    cell::RefCell,
+    collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
-    process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    rc::Rc,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{Namespace, Pod},
+use anyhow::{Context as _, Result};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Namespace, Pod},
+    },
 };
 use kube::{
-    Api, Client, Config, ResourceExt as _,
+    Api, Client, Config, Resource, ResourceExt as _,
     api::{DeleteParams, ListParams, LogParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::{Value, json};
-use testkit::Issued;
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use serde_json::json;
+use testkit::{Ca, Issued};
 
+use self::{
+    kubectl::Kubectl,
+    objects::{PodLabels, is_ready},
+    pod_logs::PodLogs,
+};
 use crate::{
-    metrics::{Samples, get},
-    place::{Impostor, Probe, Root, Service, Stream},
-    wait::{seconds, until},
-    window::Ledger,
+    environment::Environment,
+    http,
+    metrics::Samples,
+    model::{OneShotPinger, RoguePonger, Service, Stream},
+    wait::{met, until},
 };
 
-/// On every pod of ours, with its namespace.
-pub const LABEL: &str = "ping-pong/e2e";
+/// A short ping interval for pinger, so that an outage of any length loses a ping.
+pub const FAST_INTERVAL: (&str, &str) = ("PINGER__INTERVAL", "40ms");
 
-/// More pings than one a second, so that no short gap passes between two of them.
-pub const OFTEN: (&str, &str) = ("PINGER__INTERVAL", "40ms");
-
-/// What the binary was told of the cluster.
+/// What to deploy, and where.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The context of kubectl's configuration.
     pub context: String,
     /// The folder with the manifests.
     pub manifests: PathBuf,
-    /// Images of ponger and pinger, as `name:tag`; without, those of the manifests.
+    /// Images as `name:tag`, in place of those that the manifests name.
     pub images: Vec<(Service, String)>,
 }
 
-/// The pair in its namespace.
+/// pinger and ponger in their namespace.
 pub struct Cluster {
     target: Target,
-    /// The namespace.
+    /// kubectl for this cluster.
+    pub kubectl: Kubectl,
+    /// The namespace of the services.
     pub namespace: String,
     client: Client,
-    journal: Journal,
-    made: Mutex<Vec<String>>,
-    follower: tokio::task::JoinHandle<()>,
-    pub(crate) root: Root,
+    pod_logs: PodLogs,
+    log_follower: tokio::task::JoinHandle<()>,
+    created_namespaces: RefCell<Vec<String>>,
+    ca: RefCell<Rc<Ca>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -74,75 +85,60 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Deploys base in a namespace of its own, and waits until both are ready.
-    ///
-    /// # Errors
-    /// When the cluster does not answer, or the pair does not become ready.
+    /// Deploys the base manifests in a new namespace, and waits until pinger receives a pong.
     pub async fn start(target: Target) -> Result<Self> {
-        let options =
-            KubeConfigOptions { context: Some(target.context.clone()), ..Default::default() };
-        let config = Config::from_custom_kubeconfig(Kubeconfig::read()?, &options)
-            .await
-            .with_context(|| format!("the context {}", target.context))?;
-        let client = Client::try_from(config)?;
-        let version = client.apiserver_version().await.context("the cluster does not answer")?;
+        let client = connect(&target.context).await?;
+        let version =
+            client.apiserver_version().await.context("the API server does not respond")?;
         let namespace = format!("ping-pong-e2e-{:04x}", rand::random::<u16>());
         println!("Kubernetes {}, namespace {namespace}", version.git_version);
-        let journal = Journal::default();
-        let follower = tokio::spawn(journal.clone().follow(client.clone(), namespace.clone()));
+        let pod_logs = PodLogs::default();
+        let pods = Api::namespaced(client.clone(), &namespace);
         let cluster = Self {
+            kubectl: Kubectl::new(&target.context),
             target,
-            namespace: namespace.clone(),
+            namespace,
             client,
-            journal,
-            made: Mutex::default(),
-            follower,
-            root: Root::new(),
+            log_follower: tokio::spawn(pod_logs.clone().follow(pods)),
+            pod_logs,
+            created_namespaces: RefCell::default(),
+            ca: RefCell::new(Rc::new(Ca::new("ping-pong e2e"))),
         };
         if let Err(error) = cluster.deploy().await {
-            // What would explain it is gone with the namespace.
-            let folder = std::env::temp_dir().join(&namespace);
-            let _ = fs::create_dir_all(&folder);
-            let _ = cluster.save(&folder).await;
-            let _ = cluster.clear().await;
-            return Err(error.context(format!("what there was to see is in {}", folder.display())));
+            // Deleting the namespace deletes what explains the failure.
+            let folder = std::env::temp_dir().join(&cluster.namespace);
+            let _ = cluster.save_diagnostics(&folder).await;
+            let _ = cluster.clean_up().await;
+            return Err(error.context(format!("diagnostics are in {}", folder.display())));
         }
         Ok(cluster)
     }
 
     async fn deploy(&self) -> Result<()> {
-        let ours = &self.namespace;
-        self.make_namespace(ours).await?;
-        self.identities(ours).await?;
-        self.apply_folder("base", ours, &[OFTEN]).await?;
-        self.pair_ready(ours).await?;
-        until("pinger gets its first pong", seconds(60), || async {
-            let journal = self.journal(Service::Pinger);
-            let there = journal.values().flatten().any(|line| line.contains("Got pong"));
-            Ok(if there { Ok(()) } else { Err(format!("{journal:?}")) })
+        self.create_namespace(&self.namespace).await?;
+        self.create_identities(&self.namespace).await?;
+        self.apply_folder("base", &self.namespace, &[FAST_INTERVAL]).await?;
+        self.wait_for_rollouts(&self.namespace).await?;
+        until("pinger receives a pong", 60, async || {
+            let logs = self.logs(Service::Pinger);
+            let received = logs.values().flatten().any(|line| line.contains("Got pong"));
+            met(received, format!("{logs:?}"))
         })
         .await
     }
 
-    /// Makes the Secrets and the trust bundle of the pair in `namespace`, as if it were there.
-    ///
-    /// # Errors
-    /// When the API server refuses them.
-    pub async fn identities(&self, namespace: &str) -> Result<()> {
-        let root = self.root.get();
-        self.apply(&roots(namespace, root.pem())).await?;
+    /// Creates the Secrets and the trust bundle of both services in a namespace.
+    pub async fn create_identities(&self, namespace: &str) -> Result<()> {
+        let root = self.root();
+        self.kubectl.apply(&objects::trust_bundle(namespace, root.pem())).await?;
         for service in Service::BOTH {
-            let issued = crate::place::issue(&self.root, service, namespace);
-            self.apply(&tls_secret(namespace, &format!("{service}-tls"), &issued)).await?;
+            let issued = root.issue(&service.leaf(namespace));
+            self.kubectl.apply(&objects::tls_secret(namespace, service, &issued)).await?;
         }
         Ok(())
     }
 
-    /// Applies a folder of the manifests in `namespace`, with opt-in components, and with `env` for
-    /// pinger.
-    ///
-    /// # Errors
-    /// When it cannot be rendered, or is refused.
+    /// Applies a folder of the manifests in a namespace, with `env` for pinger.
     pub async fn apply_folder(
         &self,
         folder: &str,
@@ -151,100 +147,66 @@ impl Cluster {
     ) -> Result<()> {
         let work = tempfile::tempdir()?;
         let here = work.path().canonicalize()?;
-        let manifests = self
-            .target
-            .manifests
-            .canonicalize()
-            .with_context(|| format!("the manifests in {}", self.target.manifests.display()))?;
-        // kustomize takes no absolute path.
+        let manifests = self.target.manifests.canonicalize();
+        let manifests =
+            manifests.with_context(|| format!("manifests {}", self.target.manifests.display()))?;
+        // kustomize accepts no absolute path.
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
-        let manifests = up.join(manifests.strip_prefix("/")?);
-        let images: Vec<_> = self
-            .target
-            .images
-            .iter()
-            .filter_map(|(service, image)| {
-                let (name, tag) = image.rsplit_once(':')?;
-                Some(json!({ "name": service.name(), "newName": name, "newTag": tag }))
-            })
-            .collect();
-        let env: Vec<_> =
-            env.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
-        let patch = json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "pinger" },
-            "spec": { "template": { "spec": { "containers": [{ "name": "pinger", "env": env }] } } },
-        });
-        let kustomization = json!({
-            "resources": [manifests.join(folder)],
-            "namespace": namespace,
-            "images": images,
-            // Ours among all that a cluster may have.
-            "labels": [{ "pairs": { LABEL: namespace }, "includeTemplates": true }],
-            "patches": [{
-                "target": { "kind": "Deployment", "name": "pinger" },
-                "patch": patch.to_string(),
-            }],
-        });
-        fs::write(here.join("kustomization.yaml"), kustomization.to_string())?;
-        let here = here.display().to_string();
-        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &here]).await?;
-        Ok(())
+        let folder = up.join(manifests.strip_prefix("/")?).join(folder);
+        let text = objects::kustomization(&folder, namespace, &self.target.images, env);
+        fs::write(here.join("kustomization.yaml"), text.to_string())?;
+        self.kubectl.apply_kustomization(&here.display().to_string()).await
     }
 
-    /// A folder of the manifests, rendered as it is.
-    ///
-    /// # Errors
-    /// When it cannot be rendered.
+    /// Renders a folder of the manifests without changes.
     pub async fn render(&self, folder: &str) -> Result<String> {
         let folder = self.target.manifests.join(folder).display().to_string();
-        self.kubectl(&["kustomize", &folder]).await
+        self.kubectl.run(&["kustomize", &folder]).await
     }
 
-    /// Waits until both Deployments in `namespace` are as they are meant to be.
-    ///
-    /// # Errors
-    /// When they are not within three minutes.
-    pub async fn pair_ready(&self, namespace: &str) -> Result<()> {
+    /// Waits for the rollout of both services in a namespace.
+    pub async fn wait_for_rollouts(&self, namespace: &str) -> Result<()> {
         for service in Service::BOTH {
-            self.rolled_out(namespace, service).await?;
+            self.wait_for_rollout(namespace, service).await?;
         }
         Ok(())
     }
 
-    /// Waits until a Deployment is as it is meant to be, and its former pods are gone.
-    ///
-    /// # Errors
-    /// When it is not within three minutes.
-    pub async fn rolled_out(&self, namespace: &str, service: Service) -> Result<()> {
-        let deployment = format!("deployment/{service}");
-        self.kubectl(&["-n", namespace, "rollout", "status", &deployment, "--timeout=180s"])
-            .await?;
-        until(&format!("the former pods of {service} are gone"), seconds(90), || async {
+    /// Waits until a rollout is complete, and the terminating pods are gone.
+    pub async fn wait_for_rollout(&self, namespace: &str, service: Service) -> Result<()> {
+        self.kubectl.wait_for_rollout(namespace, service.name()).await?;
+        until(&format!("the terminating pods of {service} are gone"), 90, async || {
             let pods = self.pods_in(namespace, service).await?;
-            let leaving: Vec<_> = pods
+            let terminating: Vec<_> = pods
                 .iter()
                 .filter(|pod| pod.metadata.deletion_timestamp.is_some())
                 .map(kube::ResourceExt::name_any)
                 .collect();
-            Ok(if leaving.is_empty() { Ok(()) } else { Err(leaving.join(", ")) })
+            met(terminating.is_empty(), terminating.join(", "))
         })
         .await
     }
 
-    /// The API of pods in the pair's namespace.
-    pub fn pods_api(&self) -> Api<Pod> {
+    /// Restarts a service and waits for its rollout.
+    pub async fn restart(&self, service: Service) -> Result<()> {
+        self.run_kubectl(&["rollout", "restart", &format!("deployment/{service}")]).await?;
+        self.wait_for_rollout(&self.namespace, service).await
+    }
+
+    /// Returns the API of a kind of object in the namespace of the services.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The API server's client.
-    pub fn client(&self) -> Client {
-        self.client.clone()
+    /// Returns the API of a kind of object of the whole cluster.
+    pub fn cluster_api<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+        Api::all(self.client.clone())
     }
 
-    /// The pair's own pods of a service.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
+    /// Returns the pods of a service.
     pub async fn pods(&self, service: Service) -> Result<Vec<Pod>> {
         self.pods_in(&self.namespace, service).await
     }
@@ -256,516 +218,234 @@ impl Cluster {
         Ok(api.list(&ListParams::default().labels(&selector)).await?.items)
     }
 
-    /// The pods of a service that run and are ready, and stay.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
+    /// Returns the pods of a service that are ready and not terminating.
     pub async fn ready_pods(&self, service: Service) -> Result<Vec<Pod>> {
         Ok(self.pods(service).await?.into_iter().filter(is_ready).collect())
     }
 
-    /// Whether a pod is ready.
-    ///
-    /// # Errors
-    /// When there is no such pod.
-    pub async fn is_ready(&self, pod: &str) -> Result<bool> {
-        Ok(is_ready(&self.pods_api().get(pod).await?))
+    /// Returns one pod of a service that is ready and not terminating.
+    pub async fn ready_pod(&self, service: Service) -> Result<Pod> {
+        let pod = self.ready_pods(service).await?.into_iter().next();
+        pod.with_context(|| format!("no pod of {service} is ready"))
     }
 
-    /// A connection to a port of a pod.
-    ///
-    /// # Errors
-    /// When it cannot be made.
+    /// Opens a connection to a port of a pod.
     pub async fn forward(&self, pod: &str, port: u16) -> Result<Stream> {
-        let mut forwarder = self.pods_api().portforward(pod, &[port]).await?;
-        let stream = forwarder.take_stream(port).context("a stream")?;
+        let mut forwarder = self.api::<Pod>().portforward(pod, &[port]).await?;
+        let stream = forwarder.take_stream(port).context("the port-forward has no stream")?;
         tokio::spawn(async move { forwarder.join().await });
         Ok(Box::new(stream))
     }
 
-    /// The metrics of one pod.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn metrics_of(&self, pod: &str) -> Result<Samples> {
-        let answer = get(self.forward(pod, 2112).await?, pod, "/metrics").await;
-        Ok(Samples::parse(&answer.with_context(|| format!("the metrics of {pod}"))?.1))
-    }
-
-    pub(crate) async fn metrics(&self, service: Service) -> Result<BTreeMap<String, Samples>> {
-        let mut all = BTreeMap::new();
-        for pod in self.ready_pods(service).await? {
-            let name = pod.name_any();
-            match self.metrics_of(&name).await {
-                Ok(samples) => drop(all.insert(name, samples)),
-                // One that was leaving may have left.
-                Err(_)
-                    if !self
-                        .ready_pods(service)
-                        .await?
-                        .iter()
-                        .any(|pod| pod.name_any() == name) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(all)
-    }
-
-    pub(crate) async fn dial(&self) -> Result<(String, Stream)> {
-        let pods = self.ready_pods(Service::Ponger).await?;
-        let pod = pods.first().context("no ponger is ready")?.name_any();
-        let stream = self.forward(&pod, 8443).await?;
-        Ok((pod, stream))
-    }
-
-    pub(crate) async fn give(&self, service: Service, issued: &Issued) -> Result<()> {
-        self.apply(&tls_secret(&self.namespace, &format!("{service}-tls"), issued)).await
-    }
-
-    pub(crate) async fn trust(&self, bundle: &str) -> Result<()> {
-        self.apply(&roots(&self.namespace, bundle)).await
-    }
-
-    /// Lets kubelet look at the pair's files now: it does when a pod's object changes, and about
-    /// once a minute otherwise.
-    pub(crate) async fn nudge(&self) -> Result<()> {
-        let now = format!("ping-pong/nudge={}", rand::random::<u32>());
-        self.ours(&[
-            "annotate",
-            "pods",
-            "--selector",
-            "app.kubernetes.io/part-of=ping-pong",
-            "--overwrite",
-            &now,
-        ])
-        .await?;
-        Ok(())
-    }
-
-    pub(crate) fn journal(&self, service: Service) -> BTreeMap<String, Vec<String>> {
-        self.journal.of(|log| log.service == service.name() && log.instance == "ping-pong")
-    }
-
-    pub(crate) async fn probe(&self, probe: &Probe) -> Result<Vec<String>> {
-        let namespace = self.or_ours(&probe.namespace);
-        let mut labels: BTreeMap<_, _> = probe.labels.iter().copied().collect();
-        labels.insert("app.kubernetes.io/instance", &probe.name);
-        let (leaf, roots) = (probe.leaf.as_ref(), probe.roots.as_deref());
-        self.apply(&extra_files(namespace, &probe.name, &probe.config("/files"), leaf, roots))
-            .await?;
-        self.apply(&self.extra_pod(namespace, &probe.name, Service::Pinger, &labels)).await?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let outcomes = until(&format!("the probe {} ends", probe.name), seconds(120), || async {
-            let pod = api.get(&probe.name).await?;
-            let phase = pod.status.and_then(|status| status.phase).unwrap_or_default();
-            Ok(if phase == "Succeeded" || phase == "Failed" { Ok(()) } else { Err(phase) })
-        })
-        .await;
-        let log = api.logs(&probe.name, &LogParams::default()).await.unwrap_or_default();
-        self.remove(namespace, "pod", &probe.name).await?;
-        self.remove(namespace, "secret", &probe.name).await?;
-        outcomes.with_context(|| log.clone())?;
-        let lines: Vec<_> = log.lines().map(str::to_owned).collect();
-        let outcomes = Ledger::read(&lines).outcomes();
-        ensure!(!outcomes.is_empty(), "the probe {} sent nothing: {log}", probe.name);
-        Ok(outcomes)
-    }
-
-    pub(crate) async fn impostor(&self, impostor: &Impostor) -> Result<String> {
-        let (name, namespace) = (impostor.name, self.or_ours(&impostor.namespace));
-        let labels = BTreeMap::from([
-            ("app.kubernetes.io/name", "ponger"),
-            ("app.kubernetes.io/instance", name),
-        ]);
-        let (leaf, roots) = (Some(&impostor.leaf), impostor.client_roots.as_deref());
-        self.apply(&extra_files(namespace, name, &impostor.config("/files"), leaf, roots)).await?;
-        self.apply(&self.extra_pod(namespace, name, Service::Ponger, &labels)).await?;
-        self.apply(&json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": name, "namespace": namespace },
-            "spec": { "selector": labels, "ports": [{ "port": 443, "targetPort": 8443 }] },
-        }))
-        .await?;
-        self.wait_for(namespace, &format!("pod/{name}"), "Ready").await?;
-        Ok(format!("https://{name}.{namespace}.svc"))
-    }
-
-    pub(crate) async fn dismiss(&self, impostor: &Impostor) -> Result<()> {
-        let namespace = self.or_ours(&impostor.namespace);
-        for kind in ["pod", "service", "secret"] {
-            self.remove(namespace, kind, impostor.name).await?;
-        }
-        Ok(())
-    }
-
-    /// A pod of a service beside the pair, with its files as [`extra_files`] made them.
-    pub(crate) fn extra_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        service: Service,
-        labels: &BTreeMap<&str, &str>,
-    ) -> Value {
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name, "namespace": namespace, "labels": labels },
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": false,
-                "enableServiceLinks": false,
-                "terminationGracePeriodSeconds": 1,
-                "securityContext": {
-                    "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
-                    "seccompProfile": { "type": "RuntimeDefault" },
-                },
-                "containers": [{
-                    "name": service.name(),
-                    "image": self.image(service),
-                    "imagePullPolicy": "IfNotPresent",
-                    "args": ["--config", "/files/config.yaml"],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
-                        "capabilities": { "drop": ["ALL"] },
-                    },
-                    // The policies name them.
-                    "ports": [
-                        { "name": "tls", "containerPort": 8443 },
-                        { "name": "admin", "containerPort": 2112 },
-                    ],
-                    "readinessProbe": { "httpGet": { "path": "/readyz", "port": 2112 }, "periodSeconds": 1 },
-                    "volumeMounts": [{ "name": "files", "mountPath": "/files", "readOnly": true }],
-                }],
-                "volumes": [{ "name": "files", "secret": { "secretName": name } }],
-            },
-        })
-    }
-
-    /// The image of a service: what was asked for, or what the manifests name.
+    /// Returns the image of a service: the one that was given, or the one that the manifests name.
     pub fn image(&self, service: Service) -> String {
-        let asked = self.target.images.iter().find(|(name, _)| *name == service);
-        asked.map_or_else(
+        let given = self.target.images.iter().find(|(name, _)| *name == service);
+        given.map_or_else(
             || format!("{service}:{}", env!("CARGO_PKG_VERSION")),
             |(_, image)| image.clone(),
         )
     }
 
-    /// Makes a namespace that is removed at the end.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn make_namespace(&self, name: &str) -> Result<()> {
-        self.apply(
-            &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } }),
-        )
-        .await?;
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
+    /// Creates a namespace; [`Environment::clean_up`] deletes it.
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        self.kubectl.apply(&objects::namespace(name)).await?;
+        self.created_namespaces.borrow_mut().push(name.to_owned());
         Ok(())
     }
 
-    /// Whether there is such a namespace.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
+    /// Whether a namespace exists.
     pub async fn has_namespace(&self, name: &str) -> Result<bool> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        Ok(api.get_opt(name).await?.is_some())
+        Ok(self.cluster_api::<Namespace>().get_opt(name).await?.is_some())
     }
 
-    /// Removes a namespace that was made here.
-    ///
-    /// # Errors
-    /// When the API server refuses that.
-    pub async fn remove_namespace(&self, name: &str) -> Result<()> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).retain(|made| made != name);
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        match api.delete(name, &DeleteParams::background()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            done => {
-                done?;
-                Ok(())
-            }
+    /// Deletes a namespace that was created here, without waiting until it is gone.
+    pub async fn delete_namespace(&self, name: &str) -> Result<()> {
+        self.created_namespaces.borrow_mut().retain(|created| created != name);
+        match self.cluster_api::<Namespace>().delete(name, &DeleteParams::background()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            result => drop(result?),
         }
+        Ok(())
     }
 
-    /// Asks for a pod to be evicted, once: what the API server said against it.
-    ///
-    /// # Errors
-    /// When kubectl cannot be started.
-    pub async fn evict(&self, pod: &str) -> Result<Option<String>> {
-        // Not by the kube crate, which asks again by itself until the budget allows it.
+    /// Requests the eviction of a pod once, and returns the error of the API server if it denies it.
+    pub async fn evict(&self, pod: &str) -> Option<String> {
+        // The kube crate would repeat the request until the disruption budget allows it.
         let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
         let eviction = json!({
             "apiVersion": "policy/v1", "kind": "Eviction",
             "metadata": { "name": pod, "namespace": self.namespace },
         });
-        let asked =
-            self.kubectl_with(&["create", "--raw", &path, "-f", "-"], Some(&eviction)).await;
-        Ok(asked.err().map(|error| format!("{error:#}")))
+        let arguments = ["create", "--raw", &path, "-f", "-"];
+        let result = self.kubectl.run_with_input(&arguments, Some(&eviction)).await;
+        result.err().map(|error| format!("{error:#}"))
     }
 
-    /// Removes an object, at once.
-    ///
-    /// # Errors
-    /// When the API server refuses that.
-    pub async fn remove(&self, namespace: &str, kind: &str, name: &str) -> Result<()> {
-        self.kubectl(&["-n", namespace, "delete", kind, name, "--ignore-not-found", "--wait=true"])
-            .await?;
+    /// Runs kubectl in the namespace of the services and returns its output.
+    pub async fn run_kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.kubectl.run_in(&self.namespace, arguments).await
+    }
+
+    /// Makes kubelet update the files of the pods now: it does so when a pod's object changes, and
+    /// otherwise about once a minute.
+    async fn trigger_kubelet_sync(&self) -> Result<()> {
+        let annotation = format!("ping-pong/sync={}", rand::random::<u32>());
+        let selector = "app.kubernetes.io/part-of=ping-pong";
+        self.run_kubectl(&["annotate", "pods", "-l", selector, "--overwrite", &annotation]).await?;
         Ok(())
     }
+}
 
-    /// Waits for a condition of an object.
-    ///
-    /// # Errors
-    /// When it is not met within two minutes.
-    pub async fn wait_for(&self, namespace: &str, object: &str, condition: &str) -> Result<()> {
-        let condition = format!("--for=condition={condition}");
-        self.kubectl(&["-n", namespace, "wait", object, &condition, "--timeout=120s"]).await?;
-        Ok(())
+impl Environment for Cluster {
+    fn namespace(&self) -> &str {
+        &self.namespace
     }
 
-    /// Applies an object.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn apply(&self, object: &Value) -> Result<()> {
-        self.kubectl_with(
-            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
-            Some(object),
-        )
-        .await?;
-        Ok(())
+    fn ca(&self) -> &RefCell<Rc<Ca>> {
+        &self.ca
     }
 
-    /// kubectl in the pair's namespace.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub async fn ours(&self, arguments: &[&str]) -> Result<String> {
-        self.kubectl(&[&["-n", &self.namespace], arguments].concat()).await
-    }
-
-    /// kubectl, with the context that was named.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        self.kubectl_with(arguments, None).await
-    }
-
-    /// kubectl, with the context that was named, not yet started.
-    pub fn command(&self) -> Command {
-        let mut command = Command::new("kubectl");
-        command.args(["--context", &self.target.context]).kill_on_drop(true).process_group(0);
-        command
-    }
-
-    async fn kubectl_with(&self, arguments: &[&str], input: Option<&Value>) -> Result<String> {
-        let mut child = self
-            .command()
-            .args(arguments)
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("kubectl is not on PATH")?;
-        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-            stdin.write_all(input.to_string().as_bytes()).await?;
+    async fn metrics(&self, service: Service) -> Result<BTreeMap<String, Samples>> {
+        let mut metrics = BTreeMap::new();
+        for pod in self.ready_pods(service).await? {
+            let name = pod.name_any();
+            match self.metrics_of(&name).await {
+                Ok(samples) => drop(metrics.insert(name, samples)),
+                Err(error) => {
+                    // A pod that began to terminate meanwhile may fail.
+                    let ready = self.ready_pods(service).await?;
+                    if ready.iter().any(|pod| pod.name_any() == name) {
+                        return Err(error);
+                    }
+                }
+            }
         }
-        let output = child.wait_with_output().await?;
-        if !output.status.success() {
-            bail!(
-                "kubectl {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(metrics)
     }
 
-    pub(crate) async fn save(&self, folder: &Path) -> Result<()> {
-        for (name, lines) in self.journal.of(|_| true) {
+    async fn metrics_of(&self, pod: &str) -> Result<Samples> {
+        let response = http::get(self.forward(pod, 2112).await?, pod, "/metrics").await;
+        Ok(Samples::parse(&response.with_context(|| format!("metrics of {pod}"))?.1))
+    }
+
+    async fn connect(&self) -> Result<(String, Stream)> {
+        let pod = self.ready_pod(Service::Ponger).await?.name_any();
+        let stream = self.forward(&pod, 8443).await?;
+        Ok((pod, stream))
+    }
+
+    async fn install_cert(&self, service: Service, issued: &Issued) -> Result<()> {
+        self.kubectl.apply(&objects::tls_secret(&self.namespace, service, issued)).await?;
+        self.trigger_kubelet_sync().await
+    }
+
+    async fn install_trust_bundle(&self, bundle: &str) -> Result<()> {
+        self.kubectl.apply(&objects::trust_bundle(&self.namespace, bundle)).await?;
+        self.trigger_kubelet_sync().await
+    }
+
+    fn logs(&self, service: Service) -> BTreeMap<String, Vec<String>> {
+        self.pod_logs.select(|log| log.app == service.name() && log.instance == "ping-pong")
+    }
+
+    async fn run_pinger(&self, pinger: &OneShotPinger) -> Result<Vec<String>> {
+        let name = pinger.name.as_str();
+        let namespace = pinger.namespace.as_deref().unwrap_or(&self.namespace);
+        let mut labels = PodLabels::from([("app.kubernetes.io/instance", name)]);
+        labels.extend(pinger.app.map(|app| ("app.kubernetes.io/name", app)));
+        let (leaf, roots) = (pinger.leaf.as_ref(), pinger.roots.as_deref());
+        let files = objects::files_secret(namespace, name, &pinger.config("/files"), leaf, roots);
+        let image = self.image(Service::Pinger);
+        let pod = objects::pod(namespace, name, Service::Pinger, &image, &labels);
+        self.kubectl.apply(&files).await?;
+        self.kubectl.apply(&pod).await?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let exited = until(&format!("the pod {name} exits"), 120, async || {
+            let status = api.get(name).await?.status;
+            let phase = status.and_then(|status| status.phase).unwrap_or_default();
+            met(phase == "Succeeded" || phase == "Failed", phase)
+        })
+        .await;
+        let log = api.logs(name, &LogParams::default()).await.unwrap_or_default();
+        self.kubectl.delete(namespace, "pod", name).await?;
+        self.kubectl.delete(namespace, "secret", name).await?;
+        exited.with_context(|| log.clone())?;
+        pinger.outcomes(&log.lines().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    async fn start_ponger(&self, ponger: &RoguePonger) -> Result<String> {
+        let name = ponger.name;
+        let namespace = ponger.namespace.as_deref().unwrap_or(&self.namespace);
+        let labels = PodLabels::from([
+            ("app.kubernetes.io/name", "ponger"),
+            ("app.kubernetes.io/instance", name),
+        ]);
+        let (leaf, roots) = (Some(&ponger.leaf), ponger.client_roots.as_deref());
+        let files = objects::files_secret(namespace, name, &ponger.config("/files"), leaf, roots);
+        let image = self.image(Service::Ponger);
+        let pod = objects::pod(namespace, name, Service::Ponger, &image, &labels);
+        for object in [files, pod, objects::ponger_service(namespace, name, &labels)] {
+            self.kubectl.apply(&object).await?;
+        }
+        let pod = format!("pod/{name}");
+        let arguments = ["wait", &pod, "--for=condition=Ready", "--timeout=120s"];
+        self.kubectl.run_in(namespace, &arguments).await?;
+        Ok(format!("https://{name}.{namespace}.svc"))
+    }
+
+    async fn stop(&self, ponger: &RoguePonger) -> Result<()> {
+        let namespace = ponger.namespace.as_deref().unwrap_or(&self.namespace);
+        for kind in ["pod", "service", "secret"] {
+            self.kubectl.delete(namespace, kind, ponger.name).await?;
+        }
+        Ok(())
+    }
+
+    async fn save_diagnostics(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        for (name, lines) in self.pod_logs.select(|_| true) {
             fs::write(folder.join(format!("{name}.log")), lines.join("\n") + "\n")?;
         }
-        // No Secrets: keys belong in no report.
+        // No Secrets: private keys belong in no report.
         let kinds = "deployments,replicasets,pods,services,endpointslices,configmaps,networkpolicies,poddisruptionbudgets";
         for (file, arguments) in [
             ("events.txt", &["get", "events", "--sort-by=.lastTimestamp"][..]),
-            ("pods.txt", &["describe", "pods"][..]),
-            ("manifests.yaml", &["get", kinds, "-o", "yaml"][..]),
+            ("pods.txt", &["describe", "pods"]),
+            ("manifests.yaml", &["get", kinds, "-o", "yaml"]),
         ] {
-            let text = self.ours(arguments).await.unwrap_or_else(|error| format!("{error:#}\n"));
+            let output = self.run_kubectl(arguments).await;
+            let text = output.unwrap_or_else(|error| format!("{error:#}\n"));
             fs::write(folder.join(file), text)?;
         }
         Ok(())
     }
 
-    pub(crate) async fn clear(&self) -> Result<()> {
-        self.follower.abort();
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for namespace in &made {
-            self.remove_namespace(namespace).await?;
+    async fn clean_up(&self) -> Result<()> {
+        self.log_follower.abort();
+        let namespaces = self.created_namespaces.borrow().clone();
+        for namespace in &namespaces {
+            self.delete_namespace(namespace).await?;
         }
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        for namespace in &made {
-            until(&format!("the namespace {namespace} is gone"), seconds(120), || async {
-                Ok(if api.get_opt(namespace).await?.is_none() {
-                    Ok(())
-                } else {
-                    Err("it is there".into())
-                })
+        for namespace in &namespaces {
+            until(&format!("the namespace {namespace} is gone"), 120, async || {
+                met(!self.has_namespace(namespace).await?, "it exists")
             })
             .await?;
         }
         Ok(())
     }
-
-    fn or_ours<'n>(&'n self, namespace: &'n str) -> &'n str {
-        if namespace.is_empty() { &self.namespace } else { namespace }
-    }
 }
 
-/// Whether a pod is ready, and stays.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_none()
-        && conditions.into_iter().flatten().any(|is| is.type_ == "Ready" && is.status == "True")
-}
-
-/// The node on which a pod runs.
-pub fn node_of(pod: &Pod) -> String {
-    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
-}
-
-/// A pod's address.
-///
-/// # Errors
-/// When it has none yet.
-pub fn address_of(pod: &Pod) -> Result<String> {
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-    address.with_context(|| format!("{} has no address", pod.name_any()))
-}
-
-/// A Secret as the pair's.
-pub fn tls_secret(namespace: &str, name: &str, issued: &Issued) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": { "name": name, "namespace": namespace },
-        "stringData": { "tls.crt": issued.chain, "tls.key": issued.key },
-    })
-}
-
-fn roots(namespace: &str, bundle: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": { "name": "trust-bundle", "namespace": namespace },
-        "data": { "ca.crt": bundle },
-    })
-}
-
-/// The files of a pod beside the pair, in one Secret: roots and leaf may lie together in a test.
-pub(crate) fn extra_files(
-    namespace: &str,
-    name: &str,
-    config: &Value,
-    leaf: Option<&Issued>,
-    roots: Option<&str>,
-) -> Value {
-    // A JSON document is a YAML document.
-    let mut files = BTreeMap::from([("config.yaml", config.to_string())]);
-    if let Some(leaf) = leaf {
-        files.insert("tls.crt", leaf.chain.clone());
-        files.insert("tls.key", leaf.key.clone());
-    }
-    if let Some(roots) = roots {
-        files.insert("ca.crt", roots.to_owned());
-    }
-    json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": { "name": name, "namespace": namespace },
-        "stringData": files,
-    })
-}
-
-/// What pods have logged, kept when they are gone.
-#[derive(Clone, Debug, Default)]
-struct Journal(Arc<Mutex<BTreeMap<String, Log>>>);
-
-#[derive(Clone, Debug, Default)]
-struct Log {
-    service: String,
-    instance: String,
-    lines: Vec<String>,
-    seen: HashSet<String>,
-}
-
-impl Journal {
-    fn of(&self, wanted: impl Fn(&Log) -> bool) -> BTreeMap<String, Vec<String>> {
-        let logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.iter()
-            .filter(|(_, log)| wanted(log))
-            .map(|(name, log)| (name.clone(), log.lines.clone()))
-            .collect()
-    }
-
-    /// Follows the log of each pod that ever appears.
-    async fn follow(self, client: Client, namespace: String) {
-        let api: Api<Pod> = Api::namespaced(client, &namespace);
-        loop {
-            // A list that fails is asked for again.
-            for pod in
-                api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default()
-            {
-                let name = pod.name_any();
-                let label = |key: &str| pod.labels().get(key).cloned().unwrap_or_default();
-                let log = Log {
-                    service: label("app.kubernetes.io/name"),
-                    instance: label("app.kubernetes.io/instance"),
-                    ..Log::default()
-                };
-                let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if !logs.contains_key(&name) {
-                    logs.insert(name.clone(), log);
-                    tokio::spawn(self.clone().follow_pod(api.clone(), name));
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    }
-
-    async fn follow_pod(self, api: Api<Pod>, pod: String) {
-        loop {
-            let wanted = LogParams { follow: true, ..LogParams::default() };
-            if let Ok(stream) = api.log_stream(&pod, &wanted).await {
-                let mut lines = stream.lines().into_stream().boxed();
-                while let Ok(Some(line)) = lines.try_next().await {
-                    let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                    // A stream that was cut off is read again from the start. Lines carry their time.
-                    if let Some(log) = logs.get_mut(&pod)
-                        && log.seen.insert(line.clone())
-                    {
-                        log.lines.push(line);
-                    }
-                }
-            }
-            match api.get_opt(&pod).await {
-                Ok(None) => return,
-                Ok(Some(_)) | Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
-            }
-        }
-    }
-}
-
-/// The image that the pair in namespace `ping-pong` runs, if it is there.
-///
-/// # Errors
-/// When the context cannot be used.
+/// Returns the image of a service that is deployed in the namespace `ping-pong`.
 pub async fn deployed_image(context: &str, service: Service) -> Result<Option<String>> {
-    let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
-    let config = Config::from_custom_kubeconfig(Kubeconfig::read()?, &options)
-        .await
-        .with_context(|| format!("the context {context}"))?;
-    let api: Api<Deployment> = Api::namespaced(Client::try_from(config)?, "ping-pong");
-    let found = api.get_opt(service.name()).await.context("the cluster does not answer")?;
+    let api: Api<Deployment> = Api::namespaced(connect(context).await?, "ping-pong");
+    let found = api.get_opt(service.name()).await.context("the API server does not respond")?;
     let pod = found.and_then(|found| found.spec).and_then(|spec| spec.template.spec);
     Ok(pod.and_then(|pod| pod.containers.into_iter().next()).and_then(|first| first.image))
+}
+
+async fn connect(context: &str) -> Result<Client> {
+    let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
+    let config = Config::from_custom_kubeconfig(Kubeconfig::read()?, &options).await;
+    Ok(Client::try_from(config.with_context(|| format!("context {context}"))?)?)
 }

@@ -1,20 +1,27 @@
-//! The acceptance scenarios: what the README promises, as sentences that are run.
+//! The acceptance scenarios: each promise of the README, proven by running it.
 //!
-//! - [`scenario`]: the list of sentences, and in which place each of them can be proven
-//! - [`place`]: where they run: [`local`], processes on this machine, or [`cluster`]
-//! - [`window`]: every ping from one moment to another, by pinger's metrics and by sequence
-//! - [`stranger`]: a TLS client that knows no more than it is given
-//! - [`report`]: what is printed, and JUnit XML
+//! - [`scenario`]: the list of scenarios, and the environments that each of them supports
+//! - [`environment`]: what a scenario needs of the environment that it runs in:
+//!   [`local`], processes on this machine, or [`cluster`], pods in a namespace
+//! - [`model`]: the services, and the extra ones that a scenario starts beside them
+//! - [`ping_window`]: all pings between two moments, by pinger's metrics and by its log
+//! - [`tls_client`]: a TLS client that presents any certificate, to probe ponger with
+//! - [`report`]: results as text and as JUnit XML
 //!
-//! `scenarios` holds the scenarios themselves, a file for each concern.
+//! The scenarios themselves are in `scenarios`, one file for each subject. A module uses only those
+//! below it: `scenario`, `scenarios`, `ping_window`, `local` and `cluster`, `environment`,
+//! `tls_client`, `model`, and at the bottom `ping_log`, `metrics`, `http`, `wait` and `report`.
 
 pub mod cluster;
+pub mod environment;
+pub mod http;
 pub mod local;
 pub mod metrics;
-pub mod place;
+pub mod model;
+pub mod ping_log;
+pub mod ping_window;
 pub mod report;
 pub mod scenario;
 mod scenarios;
-pub mod stranger;
+pub mod tls_client;
 pub mod wait;
-pub mod window;

@@ -1,43 +1,48 @@
-//! Processes on this machine: the built `ponger` and `pinger`, on loopback.
+//! Processes on this machine: the built `ponger` and `pinger` on loopback.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::Issued;
+use testkit::{Ca, CertDir, Issued};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     net::TcpStream,
     process::{Child, Command},
 };
 
 use crate::{
-    metrics::{Samples, get},
-    place::{Impostor, Probe, Root, Service, Stream, spiffe},
-    wait::{seconds, until},
-    window::Ledger,
+    environment::Environment,
+    http,
+    metrics::Samples,
+    model::{OneShotPinger, RoguePonger, Service, Stream, spiffe_id},
+    wait::until,
 };
 
 /// The namespace in the SPIFFE IDs.
-pub const NAMESPACE: &str = "local";
+const NAMESPACE: &str = "local";
 
-/// The pair as processes.
+/// pinger and ponger as processes.
 #[derive(Debug)]
-pub struct Local {
+pub struct LocalProcesses {
     bin: PathBuf,
     folder: TempDir,
-    processes: Mutex<BTreeMap<String, Process>>,
-    pub(crate) root: Root,
+    trust_bundle: CertDir,
+    certs: BTreeMap<Service, CertDir>,
+    processes: RefCell<BTreeMap<String, Process>>,
+    ca: RefCell<Rc<Ca>>,
 }
 
-/// One process and what it has said.
+/// A process and its output.
 #[derive(Debug)]
 struct Process {
     child: Child,
@@ -50,79 +55,64 @@ impl Process {
     }
 }
 
-impl Local {
-    /// Starts the pair from the binaries in `bin`.
+impl LocalProcesses {
+    /// Starts pinger and ponger from the binaries in `bin`.
     ///
     /// # Errors
-    /// When they are not there, or do not start.
-    pub async fn start(bin: &Path) -> Result<Self> {
-        let local = Self {
-            bin: bin.to_owned(),
-            folder: tempfile::Builder::new().prefix("ping-pong-e2e-").tempdir()?,
-            processes: Mutex::default(),
-            root: Root::new(),
-        };
-        let root = local.root_pem();
-        local.trust(&root)?;
+    /// When they do not exist or do not start.
+    pub async fn start(bin: PathBuf) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ping-pong-e2e-").tempdir()?;
+        let mut certs = BTreeMap::new();
         for service in Service::BOTH {
-            local.give(service, &local.issue(service))?;
+            certs.insert(service, CertDir::create(folder.path().join(service.name()))?);
         }
-        let files = |service: Service| local.folder.path().join(service.name());
-        let (ponger, pinger) = (files(Service::Ponger), files(Service::Pinger));
-        let bundle = local.folder.path().join("ca.crt");
+        let local = Self {
+            bin,
+            trust_bundle: CertDir::create(folder.path().join("roots"))?,
+            certs,
+            folder,
+            processes: RefCell::default(),
+            ca: RefCell::new(Rc::new(Ca::new("ping-pong e2e"))),
+        };
+        local.install_trust_bundle(local.root().pem()).await?;
+        for service in Service::BOTH {
+            local.install_cert(service, &local.issue(service)).await?;
+        }
+        let file = |service, name| local.cert_dir(service).map(|dir| dir.file(name));
+        let bundle = local.trust_bundle.file("ca.crt");
         let config = json!({ "service": {
-            "tlsCertificate": ponger.join("tls.crt"),
-            "tlsPrivateKey": ponger.join("tls.key"),
+            "tlsCertificate": file(Service::Ponger, "tls.crt")?,
+            "tlsPrivateKey": file(Service::Ponger, "tls.key")?,
             "clientCa": bundle,
             "clientAuth": "required",
-            "allowedClients": [spiffe(NAMESPACE, "pinger")],
+            "allowedClients": [spiffe_id(NAMESPACE, "pinger")],
         }});
         local.run("ponger", Service::Ponger, config)?;
-        let port = local.said("ponger", "address").await?;
         let config = json!({ "interval": "40ms", "ponger": {
-            "url": format!("https://localhost:{port}"),
+            "url": local.url("ponger").await?,
             "acceptCert": bundle,
-            "clientCertificate": pinger.join("tls.crt"),
-            "clientPrivateKey": pinger.join("tls.key"),
-            "serverId": spiffe(NAMESPACE, "ponger"),
+            "clientCertificate": file(Service::Pinger, "tls.crt")?,
+            "clientPrivateKey": file(Service::Pinger, "tls.key")?,
+            "serverId": spiffe_id(NAMESPACE, "ponger"),
         }});
         local.run("pinger", Service::Pinger, config)?;
-        local.said("pinger", "admin").await?;
+        local.logged_port("pinger", "admin").await?;
         Ok(local)
     }
 
-    /// A folder for the files of one scenario.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn folder(&self, name: &str) -> Result<PathBuf> {
-        let folder = self.folder.path().join(name);
-        fs::create_dir_all(&folder)?;
-        Ok(folder)
-    }
-
-    /// Starts a process with `config`, on loopback.
+    /// Starts a process with `config`, on ports that the system chooses.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn run(&self, name: &str, service: Service, mut config: Value) -> Result<()> {
         config["metrics"] = json!({ "host": "127.0.0.1", "port": 0 });
+        config["identity"] = json!({ "pollInterval": "200ms" });
         if service == Service::Ponger {
             config["service"]["host"] = "127.0.0.1".into();
-            if config["service"]["port"].is_null() {
-                config["service"]["port"] = 0.into();
-            }
+            config["service"]["port"] = 0.into();
         }
-        self.run_text(name, service, &config.to_string())
-    }
-
-    /// Starts a process with a configuration as it is written.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn run_text(&self, name: &str, service: Service, config: &str) -> Result<()> {
-        let file = self.folder(name)?.join("config.yaml");
-        fs::write(&file, config)?;
+        let file = self.folder.path().join(format!("{name}.yaml"));
+        fs::write(&file, config.to_string())?;
         let program = self.bin.join(service.name());
         let mut child = Command::new(&program)
             .arg("--config")
@@ -131,137 +121,34 @@ impl Local {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C is ours, and they are ended in order.
+            // Not in the group that Ctrl-C signals: they are stopped in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("{} cannot be started", program.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let lines = Arc::<Mutex<Vec<String>>>::default();
-        if let Some(output) = child.stdout.take() {
-            tokio::spawn(gather(output, Arc::clone(&lines)));
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(collect_lines(stdout, Arc::clone(&lines)));
         }
-        if let Some(output) = child.stderr.take() {
-            tokio::spawn(gather(output, Arc::clone(&lines)));
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(collect_lines(stderr, Arc::clone(&lines)));
         }
-        self.with(|processes| processes.insert(name.to_owned(), Process { child, lines }));
+        self.processes.borrow_mut().insert(name.to_owned(), Process { child, lines });
         Ok(())
     }
 
-    /// Waits until a process has said on which port it listens: the one of its `address`, or of
-    /// its `admin` listener.
+    /// Writes the files of an extra process, and returns their folder.
     ///
     /// # Errors
-    /// When it ends before.
-    pub async fn said(&self, name: &str, which: &str) -> Result<u16> {
-        until(&format!("{name} says its port"), seconds(20), || async {
-            let (lines, ended) = self.look(name)?;
-            let port = lines.iter().find_map(|line| {
-                let (_, rest) = line.split_once(&format!("{which}="))?;
-                rest.split_whitespace().next()?.rsplit_once(':')?.1.parse().ok()
-            });
-            match port {
-                Some(port) => Ok(Ok(port)),
-                None if ended => bail!("{name} has ended: {}", lines.join("\n")),
-                None => Ok(Err(lines.join("\n"))),
-            }
-        })
-        .await
-    }
-
-    /// Ends a process; whether it was there.
-    ///
-    /// # Errors
-    /// When it cannot be ended.
-    pub async fn dismiss(&self, name: &str) -> Result<()> {
-        if let Some(mut process) = self.with(|processes| processes.remove(name)) {
-            process.child.kill().await?;
-        }
-        Ok(())
-    }
-
-    /// The status of a process's readiness.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn ready(&self, name: &str) -> Result<u16> {
-        let port = self.said(name, "admin").await?;
-        Ok(get(TcpStream::connect(("127.0.0.1", port)).await?, "localhost", "/readyz").await?.0)
-    }
-
-    /// The metrics of one process.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn metrics_of(&self, name: &str) -> Result<Samples> {
-        let port = self.said(name, "admin").await?;
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        Ok(Samples::parse(&get(stream, "localhost", "/metrics").await?.1))
-    }
-
-    pub(crate) async fn metrics(&self, service: Service) -> Result<BTreeMap<String, Samples>> {
-        let name = service.name();
-        Ok([(name.to_owned(), self.metrics_of(name).await?)].into())
-    }
-
-    pub(crate) async fn dial(&self) -> Result<(String, Stream)> {
-        let port = self.said("ponger", "address").await?;
-        Ok(("ponger".into(), Box::new(TcpStream::connect(("127.0.0.1", port)).await?)))
-    }
-
-    pub(crate) fn give(&self, service: Service, issued: &Issued) -> Result<()> {
-        Ok(issued.write(&self.folder(service.name())?)?)
-    }
-
-    pub(crate) fn trust(&self, bundle: &str) -> Result<()> {
-        Ok(testkit::write_private(&self.folder.path().join("ca.crt"), bundle)?)
-    }
-
-    pub(crate) fn journal(&self, service: Service) -> BTreeMap<String, Vec<String>> {
-        let lines = self
-            .with(|processes| processes.get(service.name()).map(Process::lines))
-            .unwrap_or_default();
-        [(service.name().to_owned(), lines)].into()
-    }
-
-    pub(crate) async fn probe(&self, probe: &Probe) -> Result<Vec<String>> {
-        let folder = self.write(&probe.name, probe.leaf.as_ref(), probe.roots.as_deref())?;
-        self.run(&probe.name, Service::Pinger, probe.config(&folder))?;
-        let lines = until(&format!("{} ends", probe.name), seconds(60), || async {
-            let (lines, ended) = self.look(&probe.name)?;
-            let whole = Ledger::read(&lines).outcomes().len() == probe.count as usize;
-            Ok(if ended && whole { Ok(lines) } else { Err(lines.join("\n")) })
-        })
-        .await?;
-        self.dismiss(&probe.name).await?;
-        Ok(Ledger::read(&lines).outcomes())
-    }
-
-    pub(crate) async fn impostor(&self, impostor: &Impostor) -> Result<String> {
-        let folder =
-            self.write(impostor.name, Some(&impostor.leaf), impostor.client_roots.as_deref())?;
-        self.run(impostor.name, Service::Ponger, impostor.config(&folder))?;
-        Ok(format!("https://localhost:{}", self.said(impostor.name, "address").await?))
-    }
-
-    pub(crate) async fn clear(&self) -> Result<()> {
-        let all = self.with(std::mem::take);
-        for (_, mut process) in all {
-            process.child.kill().await?;
-        }
-        Ok(())
-    }
-
-    fn issue(&self, service: Service) -> Issued {
-        crate::place::issue(&self.root, service, NAMESPACE)
-    }
-
-    fn root_pem(&self) -> String {
-        self.root.get().pem().to_owned()
-    }
-
-    /// Writes what is given into a folder of its own.
-    fn write(&self, name: &str, leaf: Option<&Issued>, roots: Option<&str>) -> Result<String> {
-        let folder = self.folder(name)?;
+    /// When they cannot be written.
+    pub fn write_files(
+        &self,
+        name: &str,
+        leaf: Option<&Issued>,
+        roots: Option<&str>,
+    ) -> Result<String> {
+        let folder = self.folder.path().join(name);
+        fs::create_dir_all(&folder)?;
         if let Some(leaf) = leaf {
             leaf.write(&folder)?;
         }
@@ -271,21 +158,152 @@ impl Local {
         Ok(folder.display().to_string())
     }
 
-    /// What a process has said, and whether it has ended.
-    fn look(&self, name: &str) -> Result<(Vec<String>, bool)> {
-        self.with(|processes| {
-            let process = processes.get_mut(name).with_context(|| format!("there is no {name}"))?;
-            let ended = process.child.try_wait()?.is_some();
-            Ok((process.lines(), ended))
-        })
+    /// Waits until a ponger listens, and returns its URL.
+    ///
+    /// # Errors
+    /// When it exits before.
+    pub async fn url(&self, name: &str) -> Result<String> {
+        Ok(format!("https://localhost:{}", self.logged_port(name, "address").await?))
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Process>) -> T) -> T {
-        change(&mut self.processes.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Kills a process.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(&self, name: &str) -> Result<()> {
+        let process = self.processes.borrow_mut().remove(name);
+        if let Some(mut process) = process {
+            process.child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the status of a process's readiness.
+    ///
+    /// # Errors
+    /// When it does not respond.
+    pub async fn readiness(&self, name: &str) -> Result<u16> {
+        Ok(self.get_admin(name, "/readyz").await?.0)
+    }
+
+    async fn get_admin(&self, name: &str, path: &str) -> Result<(u16, String)> {
+        let port = self.logged_port(name, "admin").await?;
+        http::get(TcpStream::connect(("127.0.0.1", port)).await?, "localhost", path).await
+    }
+
+    /// Waits until a process has logged the address of a listener, and returns its port.
+    async fn logged_port(&self, name: &str, field: &str) -> Result<u16> {
+        until(&format!("{name} logs its port"), 20, async || {
+            let (lines, exited) = self.output(name)?;
+            let port = lines.iter().find_map(|line| {
+                let (_, rest) = line.split_once(&format!("{field}="))?;
+                rest.split_whitespace().next()?.rsplit_once(':')?.1.parse().ok()
+            });
+            match port {
+                Some(port) => Ok(Ok(port)),
+                None if exited => bail!("{name} has exited: {}", lines.join("\n")),
+                None => Ok(Err(lines.join("\n"))),
+            }
+        })
+        .await
+    }
+
+    /// Returns the output of a process, and whether it has exited.
+    fn output(&self, name: &str) -> Result<(Vec<String>, bool)> {
+        let mut processes = self.processes.borrow_mut();
+        let process = processes.get_mut(name).with_context(|| format!("no process {name}"))?;
+        let exited = process.child.try_wait()?.is_some();
+        Ok((process.lines(), exited))
+    }
+
+    fn cert_dir(&self, service: Service) -> Result<&CertDir> {
+        self.certs.get(&service).context("no certificate directory")
     }
 }
 
-async fn gather(output: impl tokio::io::AsyncRead + Unpin, lines: Arc<Mutex<Vec<String>>>) {
+impl Environment for LocalProcesses {
+    fn namespace(&self) -> &str {
+        NAMESPACE
+    }
+
+    fn ca(&self) -> &RefCell<Rc<Ca>> {
+        &self.ca
+    }
+
+    async fn metrics(&self, service: Service) -> Result<BTreeMap<String, Samples>> {
+        let name = service.name();
+        Ok([(name.to_owned(), self.metrics_of(name).await?)].into())
+    }
+
+    async fn metrics_of(&self, name: &str) -> Result<Samples> {
+        Ok(Samples::parse(&self.get_admin(name, "/metrics").await?.1))
+    }
+
+    async fn connect(&self) -> Result<(String, Stream)> {
+        let port = self.logged_port("ponger", "address").await?;
+        Ok(("ponger".into(), Box::new(TcpStream::connect(("127.0.0.1", port)).await?)))
+    }
+
+    async fn install_cert(&self, service: Service, issued: &Issued) -> Result<()> {
+        let files = [("tls.crt", issued.chain.as_bytes()), ("tls.key", issued.key.as_bytes())];
+        Ok(self.cert_dir(service)?.replace(&files)?)
+    }
+
+    async fn install_trust_bundle(&self, bundle: &str) -> Result<()> {
+        Ok(self.trust_bundle.replace(&[("ca.crt", bundle.as_bytes())])?)
+    }
+
+    fn logs(&self, service: Service) -> BTreeMap<String, Vec<String>> {
+        let processes = self.processes.borrow();
+        let lines = processes.get(service.name()).map(Process::lines).unwrap_or_default();
+        [(service.name().to_owned(), lines)].into()
+    }
+
+    async fn run_pinger(&self, pinger: &OneShotPinger) -> Result<Vec<String>> {
+        let name = &pinger.name;
+        let folder = self.write_files(name, pinger.leaf.as_ref(), pinger.roots.as_deref())?;
+        self.run(name, Service::Pinger, pinger.config(&folder))?;
+        let outcomes = until(&format!("{name} exits"), 60, async || {
+            let (lines, exited) = self.output(name)?;
+            // Its last lines may be read after its exit.
+            match pinger.outcomes(&lines) {
+                Ok(outcomes) if exited => Ok(Ok(outcomes)),
+                _ => Ok(Err(lines.join("\n"))),
+            }
+        })
+        .await?;
+        self.kill(name).await?;
+        Ok(outcomes)
+    }
+
+    async fn start_ponger(&self, ponger: &RoguePonger) -> Result<String> {
+        let RoguePonger { name, leaf, client_roots, .. } = ponger;
+        let folder = self.write_files(name, Some(leaf), client_roots.as_deref())?;
+        self.run(name, Service::Ponger, ponger.config(&folder))?;
+        self.url(name).await
+    }
+
+    async fn stop(&self, ponger: &RoguePonger) -> Result<()> {
+        self.kill(ponger.name).await
+    }
+
+    async fn save_diagnostics(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        for (name, process) in &*self.processes.borrow() {
+            fs::write(folder.join(format!("{name}.log")), process.lines().join("\n") + "\n")?;
+        }
+        Ok(())
+    }
+
+    async fn clean_up(&self) -> Result<()> {
+        for (_, mut process) in self.processes.take() {
+            process.child.kill().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn collect_lines(output: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<String>>>) {
     let mut output = BufReader::new(output).lines();
     while let Ok(Some(line)) = output.next_line().await {
         lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);

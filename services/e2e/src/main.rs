@@ -1,4 +1,4 @@
-//! Runs the acceptance scenarios, and says of each whether it holds.
+//! Runs the acceptance scenarios and reports which of them pass.
 
 use std::{
     path::PathBuf,
@@ -9,64 +9,65 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use e2e::{
-    cluster::{Cluster, Target},
-    local::Local,
-    place::{Place, Service},
-    report::{self, Outcome, Verdict},
-    scenario::{ALL, Scenario},
+    cluster::{Cluster, Target, deployed_image},
+    environment::Environment,
+    local::LocalProcesses,
+    model::Service,
+    report::{self, Outcome, ScenarioResult, Totals},
+    scenario::{ALL, Scenario, Start},
 };
 
 /// How long a scenario may take.
-const LIMIT: Duration = Duration::from_secs(900);
+const TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Proves what is promised: on this machine, or in a cluster.
+/// Run the acceptance scenarios, on this machine or in a cluster
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// Run in the cluster of this context; without it, as processes on this machine
+    /// Run in the cluster of this kubectl context; by default as processes on this machine
     #[arg(long)]
     context: Option<String>,
 
-    /// Run only these, such as `3,6`
+    /// Run only these scenarios, for example `3,6`
     #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
     only: Vec<u8>,
 
-    /// List them and end
+    /// List the scenarios and exit
     #[arg(long)]
     list: bool,
 
-    /// Leave the namespace behind
+    /// Keep the namespace
     #[arg(long)]
     keep: bool,
 
-    /// Write JUnit XML
+    /// Write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 
-    /// Where to save logs, events and manifests of failures; a new folder otherwise
+    /// Save logs, events and manifests of failures in this folder [default: a new one]
     #[arg(long, value_name = "FOLDER")]
     save: Option<PathBuf>,
 
-    /// The folder with the manifests [default: $PING_PONG_K8S, or k8s]
+    /// Folder with the manifests [default: $PING_PONG_K8S, or k8s]
     #[arg(long, value_name = "FOLDER")]
     manifests: Option<PathBuf>,
 
-    /// ponger's image, as NAME:TAG; without it, that of the pair in namespace ping-pong, if there is one
+    /// Image of ponger as NAME:TAG [default: the one deployed in namespace ping-pong, if any]
     #[arg(long, value_name = "IMAGE")]
     ponger_image: Option<String>,
 
-    /// pinger's image
+    /// Image of pinger as NAME:TAG [default: the one deployed in namespace ping-pong, if any]
     #[arg(long, value_name = "IMAGE")]
     pinger_image: Option<String>,
 
-    /// The folder with the binaries ponger and pinger; without it, the one where this one is
+    /// Folder with the programs ponger and pinger [default: the folder of this program]
     #[arg(long, value_name = "FOLDER")]
     bin: Option<PathBuf>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+    match run(&Cli::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -76,115 +77,115 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<bool> {
-    let here = |scenario: &&Scenario| cli.context.is_some() || scenario.is_local();
-    for number in &cli.only {
-        let known = ALL.iter().find(|scenario| scenario.number == *number);
-        let known =
-            known.with_context(|| format!("there is no scenario {number}; --list shows them"))?;
-        if !here(&known) {
-            bail!("scenario {number} needs a cluster: name one by --context");
-        }
-    }
-    let chosen: Vec<_> = ALL
-        .iter()
-        .filter(here)
-        .filter(|scenario| cli.only.is_empty() || cli.only.contains(&scenario.number))
-        .collect();
+/// Returns whether all scenarios passed.
+async fn run(cli: &Cli) -> Result<bool> {
     if cli.list {
         for scenario in ALL {
-            let place = if scenario.is_local() { "" } else { " [cluster]" };
-            println!("{scenario:?}{place}");
+            println!("{scenario}");
         }
         return Ok(true);
     }
-    let mut stop = Box::pin(tokio::signal::ctrl_c());
-    let began = Instant::now();
-    let place = tokio::select! {
-        place = start(&cli) => place?,
-        _ = &mut stop => bail!("interrupted"),
-    };
-    println!("the pair runs ({:.1} s)", began.elapsed().as_secs_f64());
+    for number in &cli.only {
+        let scenario = ALL.iter().find(|scenario| scenario.number == *number);
+        let scenario = scenario.with_context(|| format!("no scenario {number}; see --list"))?;
+        if cli.context.is_none() && scenario.local.is_none() {
+            bail!("scenario {number} needs a cluster; name one with --context");
+        }
+    }
+    match &cli.context {
+        None => run_in(cli, start_local(cli), |scenario| scenario.local).await,
+        Some(context) => {
+            run_in(cli, start_cluster(cli, context), |scenario| Some(scenario.cluster)).await
+        }
+    }
+}
 
-    let mut verdicts = Vec::new();
+async fn start_local(cli: &Cli) -> Result<LocalProcesses> {
+    let bin = match &cli.bin {
+        Some(bin) => bin.clone(),
+        None => std::env::current_exe()?.parent().context("program without folder")?.to_owned(),
+    };
+    LocalProcesses::start(bin).await
+}
+
+async fn start_cluster(cli: &Cli, context: &str) -> Result<Cluster> {
+    let manifests = cli
+        .manifests
+        .clone()
+        .or_else(|| std::env::var_os("PING_PONG_K8S").map(PathBuf::from))
+        .unwrap_or_else(|| "k8s".into());
+    let mut images = Vec::new();
+    for (service, given) in
+        [(Service::Ponger, &cli.ponger_image), (Service::Pinger, &cli.pinger_image)]
+    {
+        let image = match given {
+            Some(image) => Some(image.clone()),
+            None => deployed_image(context, service).await?,
+        };
+        images.extend(image.map(|image| (service, image)));
+    }
+    Cluster::start(Target { context: context.to_owned(), manifests, images }).await
+}
+
+/// Starts an environment, and runs the scenarios for which `select` returns something.
+async fn run_in<E: Environment>(
+    cli: &Cli,
+    start_env: impl Future<Output = Result<E>>,
+    select: fn(&Scenario) -> Option<Start<E>>,
+) -> Result<bool> {
+    let mut interrupt = Box::pin(tokio::signal::ctrl_c());
+    let start = Instant::now();
+    let env = tokio::select! {
+        env = start_env => env?,
+        _ = &mut interrupt => bail!("interrupted"),
+    };
+    println!("pinger and ponger are running ({:.1} s)", start.elapsed().as_secs_f64());
+
+    let mut results = Vec::new();
     let mut interrupted = false;
-    for scenario in chosen {
-        let Some(run) = scenario.run(&place) else { continue };
-        let began = Instant::now();
-        let result = tokio::select! {
-            result = tokio::time::timeout(LIMIT, run) => result,
-            _ = &mut stop => {
+    for scenario in ALL {
+        let Scenario { number, sentence, .. } = *scenario;
+        let selected = cli.only.is_empty() || cli.only.contains(&number);
+        let (Some(run), true) = (select(scenario), selected) else { continue };
+        let start = Instant::now();
+        let outcome = tokio::select! {
+            result = tokio::time::timeout(TIMEOUT, run(&env)) => match result {
+                Ok(result) => result.into(),
+                Err(_) => Outcome::Failed(format!("timed out after {} s", TIMEOUT.as_secs())),
+            },
+            _ = &mut interrupt => {
                 interrupted = true;
                 break;
             }
         };
-        let outcome = match result {
-            Ok(result) => result.into(),
-            Err(_) => Outcome::Fails(format!("not within {} s", LIMIT.as_secs())),
-        };
-        let verdict = Verdict { scenario: *scenario, took: began.elapsed(), outcome };
-        verdict.print();
-        if let Outcome::Fails(_) = verdict.outcome {
-            let folder = folder(&cli, &place)?.join(format!("scenario-{}", scenario.number));
-            place.save(&folder).await?;
-            println!("         logs, events and manifests: {}", folder.display());
+        let result = ScenarioResult { number, sentence, duration: start.elapsed(), outcome };
+        result.print();
+        if let Outcome::Failed(_) = result.outcome {
+            let folder = diagnostics_folder(cli).join(format!("scenario-{number}"));
+            env.save_diagnostics(&folder).await?;
+            println!("         diagnostics: {}", folder.display());
         }
-        verdicts.push(verdict);
+        results.push(result);
     }
     if let Some(file) = &cli.junit {
-        let name = cli.context.as_deref().unwrap_or("local");
-        report::junit(file, name, &verdicts).with_context(|| file.display().to_string())?;
+        let suite = cli.context.as_deref().unwrap_or("local");
+        report::write_junit(file, suite, &results).with_context(|| file.display().to_string())?;
     }
     if cli.keep {
-        println!("the namespace {} stays", place.namespace());
+        println!("keeping the namespace {}", env.namespace());
     } else {
-        place.clear().await?;
+        env.clean_up().await?;
     }
-    let count = |fits: fn(&Outcome) -> bool| {
-        verdicts.iter().filter(|verdict| fits(&verdict.outcome)).count()
-    };
-    let held = count(|outcome| matches!(outcome, Outcome::Holds(_)));
-    let failed = count(|outcome| matches!(outcome, Outcome::Fails(_)));
-    let skipped = verdicts.len() - held - failed;
-    let took = began.elapsed().as_secs_f64();
-    println!("{held} hold, {failed} fail, {skipped} skipped ({took:.0} s in all)");
+    let Totals { passed, failed, skipped } = Totals::new(&results);
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{passed} passed, {failed} failed, {skipped} skipped ({seconds:.0} s)");
     if interrupted {
         bail!("interrupted");
     }
-    Ok(failed == 0 && held > 0)
+    Ok(failed == 0 && passed > 0)
 }
 
-async fn start(cli: &Cli) -> Result<Place> {
-    let Some(context) = cli.context.clone() else {
-        let bin = match &cli.bin {
-            Some(bin) => bin.clone(),
-            None => std::env::current_exe()?.parent().context("a folder")?.to_owned(),
-        };
-        return Ok(Place::Local(Local::start(&bin).await?));
-    };
-    let manifests = cli.manifests.clone();
-    let manifests = manifests
-        .or_else(|| std::env::var_os("PING_PONG_K8S").map(PathBuf::from))
-        .unwrap_or_else(|| "k8s".into());
-    let mut images = Vec::new();
-    for (service, asked) in
-        [(Service::Ponger, &cli.ponger_image), (Service::Pinger, &cli.pinger_image)]
-    {
-        let image = match asked {
-            Some(image) => Some(image.clone()),
-            None => e2e::cluster::deployed_image(&context, service).await?,
-        };
-        images.extend(image.map(|image| (service, image)));
-    }
-    Ok(Place::Cluster(Box::new(Cluster::start(Target { context, manifests, images }).await?)))
-}
-
-fn folder(cli: &Cli, place: &Place) -> Result<PathBuf> {
-    match &cli.save {
-        Some(folder) => Ok(folder.clone()),
-        None => Ok(std::env::temp_dir().join(match place {
-            Place::Local(_) => format!("ping-pong-e2e-{}", std::process::id()),
-            Place::Cluster(cluster) => cluster.namespace.clone(),
-        })),
-    }
+fn diagnostics_folder(cli: &Cli) -> PathBuf {
+    let new = || std::env::temp_dir().join(format!("ping-pong-e2e-{}", std::process::id()));
+    cli.save.clone().unwrap_or_else(new)
 }

@@ -1,32 +1,32 @@
-//! What is printed while scenarios run, and JUnit XML.
+//! Results as text and as JUnit XML.
 
 use std::{fmt::Write as _, fs, io, path::Path, time::Duration};
 
-use crate::scenario::Scenario;
-
-/// How a scenario went.
+/// The result of a scenario.
 #[derive(Clone, Debug)]
-pub struct Verdict {
-    /// Which one.
-    pub scenario: Scenario,
+pub struct ScenarioResult {
+    /// The scenario's number.
+    pub number: u8,
+    /// What the scenario proves.
+    pub sentence: &'static str,
     /// How long it took.
-    pub took: Duration,
-    /// What came of it.
+    pub duration: Duration,
+    /// Whether it passed.
     pub outcome: Outcome,
 }
 
-/// What came of a scenario.
+/// Whether a scenario passed.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It holds: what was measured.
-    Holds(String),
-    /// It does not: why.
-    Fails(String),
-    /// It could not be tried: why.
+    /// It passed, with what was measured.
+    Passed(String),
+    /// It failed, with the cause.
+    Failed(String),
+    /// It could not run, with the cause.
     Skipped(String),
 }
 
-/// The error of a scenario that cannot be tried here, such as for want of nodes that may be stopped.
+/// The error of a scenario that cannot run here, for example because no node can be stopped.
 #[derive(Debug)]
 pub struct Skip(pub String);
 
@@ -41,82 +41,105 @@ impl std::error::Error for Skip {}
 impl From<anyhow::Result<String>> for Outcome {
     fn from(result: anyhow::Result<String>) -> Self {
         match result {
-            Ok(measured) => Self::Holds(measured),
+            Ok(measured) => Self::Passed(measured),
             Err(error) if error.is::<Skip>() => Self::Skipped(error.to_string()),
-            Err(error) => Self::Fails(format!("{error:#}")),
+            Err(error) => Self::Failed(format!("{error:#}")),
         }
     }
 }
 
-impl Verdict {
-    /// Says it, in a line for people.
+impl ScenarioResult {
+    /// Prints the result.
     pub fn print(&self) {
-        let Scenario { number, sentence, .. } = self.scenario;
-        let took = self.took.as_secs_f64();
+        let Self { number, sentence, .. } = self;
         let (word, text) = match &self.outcome {
-            Outcome::Holds(measured) => ("ok  ", measured),
-            Outcome::Fails(cause) => ("FAIL", cause),
+            Outcome::Passed(measured) => ("ok  ", measured),
+            Outcome::Failed(cause) => ("FAIL", cause),
             Outcome::Skipped(cause) => ("skip", cause),
         };
-        println!("{word} {number:>2}. {sentence} ({took:.1} s)\n         {text}");
+        let seconds = self.duration.as_secs_f64();
+        println!("{word} {number:>2}. {sentence} ({seconds:.1} s)\n         {text}");
     }
 }
 
-/// Writes JUnit XML.
+/// How many scenarios had each outcome.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// How many passed.
+    pub passed: usize,
+    /// How many failed.
+    pub failed: usize,
+    /// How many were skipped.
+    pub skipped: usize,
+}
+
+impl Totals {
+    /// Counts the outcomes.
+    pub fn new(results: &[ScenarioResult]) -> Self {
+        let mut totals = Self::default();
+        for result in results {
+            match result.outcome {
+                Outcome::Passed(_) => totals.passed += 1,
+                Outcome::Failed(_) => totals.failed += 1,
+                Outcome::Skipped(_) => totals.skipped += 1,
+            }
+        }
+        totals
+    }
+}
+
+/// Writes JUnit XML; `suite` names the test suite.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn junit(file: &Path, place: &str, verdicts: &[Verdict]) -> io::Result<()> {
-    let count = |fits: fn(&Outcome) -> bool| {
-        verdicts.iter().filter(|verdict| fits(&verdict.outcome)).count()
-    };
-    let failures = count(|outcome| matches!(outcome, Outcome::Fails(_)));
-    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-    let time: f64 = verdicts.iter().map(|verdict| verdict.took.as_secs_f64()).sum();
+pub fn write_junit(file: &Path, suite: &str, results: &[ScenarioResult]) -> io::Result<()> {
+    let Totals { failed, skipped, .. } = Totals::new(results);
+    let time: f64 = results.iter().map(|result| result.duration.as_secs_f64()).sum();
     let mut xml = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" skipped=\"{skipped}\" time=\"{time:.1}\">\n",
-        escaped(place),
-        verdicts.len(),
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{failed}\" skipped=\"{skipped}\" time=\"{time:.1}\">\n",
+        escape(suite),
+        results.len(),
     );
-    for verdict in verdicts {
-        let Scenario { number, sentence, .. } = verdict.scenario;
-        let took = verdict.took.as_secs_f64();
-        let inner = match &verdict.outcome {
-            Outcome::Holds(measured) => format!("<system-out>{}</system-out>", escaped(measured)),
-            Outcome::Fails(cause) => format!("<failure message=\"{}\"/>", escaped(cause)),
-            Outcome::Skipped(cause) => format!("<skipped message=\"{}\"/>", escaped(cause)),
+    for ScenarioResult { number, sentence, duration, outcome } in results {
+        let details = match outcome {
+            Outcome::Passed(measured) => format!("<system-out>{}</system-out>", escape(measured)),
+            Outcome::Failed(cause) => format!("<failure message=\"{}\"/>", escape(cause)),
+            Outcome::Skipped(cause) => format!("<skipped message=\"{}\"/>", escape(cause)),
         };
         let _ = writeln!(
             xml,
-            "  <testcase name=\"{number}. {}\" time=\"{took:.1}\">{inner}</testcase>",
-            escaped(sentence)
+            "  <testcase name=\"{number}. {}\" time=\"{:.1}\">{details}</testcase>",
+            escape(sentence),
+            duration.as_secs_f64()
         );
     }
     xml.push_str("</testsuite>\n");
     fs::write(file, xml)
 }
 
-fn escaped(text: &str) -> String {
-    text.chars()
-        // XML 1.0 has no way to write the other control characters.
-        .filter(|c| !c.is_control() || matches!(c, '\n' | '\t'))
-        .flat_map(|c| match c {
-            '&' => "&amp;".chars().collect::<Vec<_>>(),
-            '<' => "&lt;".chars().collect(),
-            '>' => "&gt;".chars().collect(),
-            '"' => "&quot;".chars().collect(),
-            '\n' => "&#10;".chars().collect(),
-            other => vec![other],
-        })
-        .collect()
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\n' => escaped.push_str("&#10;"),
+            // XML 1.0 cannot represent the other control characters.
+            c if c.is_control() && c != '\t' => {}
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
 mod tests {
-    use super::escaped;
+    use super::escape;
 
     #[test]
-    fn what_xml_cannot_hold_is_written_otherwise_or_left_out() {
-        assert_eq!(escaped("a<b> & \"c\"\n\u{1b}[1m"), "a&lt;b&gt; &amp; &quot;c&quot;&#10;[1m");
+    fn escapes_markup_and_drops_control_characters() {
+        assert_eq!(escape("a<b> & \"c\"\n\u{1b}[1m"), "a&lt;b&gt; &amp; &quot;c&quot;&#10;[1m");
     }
 }

@@ -1,154 +1,97 @@
-//! The list of scenarios: each a sentence, and how it is proven in each place where it can be.
+//! The list of scenarios, and the environments that each of them supports.
 
-use std::pin::Pin;
+use std::{fmt, pin::Pin};
 
 use anyhow::Result;
 
-use crate::{cluster::Cluster, local::Local, place::Place, scenarios as s};
+use crate::{cluster::Cluster, local::LocalProcesses, scenarios as s};
 
-/// A scenario's run: what was measured, or why it does not hold.
-pub type Run<'p> = Pin<Box<dyn Future<Output = Result<String>> + 'p>>;
+/// A running scenario: returns what was measured, or why it failed.
+pub type Run<'e> = Pin<Box<dyn Future<Output = Result<String>> + 'e>>;
 
-/// How a scenario is proven.
-#[derive(Clone, Copy)]
-pub enum Proof {
-    /// In the same way in both places.
-    Anywhere(for<'p> fn(&'p Place) -> Run<'p>),
-    /// In a way of its own in each place where it can be.
-    Apart {
-        /// On this machine.
-        local: Option<for<'p> fn(&'p Place, &'p Local) -> Run<'p>>,
-        /// In a cluster.
-        cluster: for<'p> fn(&'p Place, &'p Cluster) -> Run<'p>,
-    },
-}
+/// Starts a scenario in an environment.
+pub type Start<E> = for<'e> fn(&'e E) -> Run<'e>;
 
-/// A sentence and its proof.
+/// A scenario: a sentence, and how to prove it.
 #[derive(Clone, Copy)]
 pub struct Scenario {
-    /// Its number, which stays.
+    /// Its number, which never changes.
     pub number: u8,
-    /// What is true.
+    /// What it proves.
     pub sentence: &'static str,
-    proof: Proof,
+    /// Runs it on this machine, if it needs no cluster.
+    pub local: Option<Start<LocalProcesses>>,
+    /// Runs it in a cluster.
+    pub cluster: Start<Cluster>,
 }
 
-impl std::fmt::Debug for Scenario {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}. {}", self.number, self.sentence)
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = if self.local.is_some() { "" } else { " [cluster]" };
+        write!(f, "{}. {}{suffix}", self.number, self.sentence)
     }
 }
 
-impl Scenario {
-    /// Whether it can be proven on this machine.
-    pub fn is_local(&self) -> bool {
-        matches!(self.proof, Proof::Anywhere(_) | Proof::Apart { local: Some(_), .. })
-    }
-
-    /// Runs it; `None` where it cannot be proven.
-    pub fn run<'p>(&self, place: &'p Place) -> Option<Run<'p>> {
-        match (&self.proof, place) {
-            (Proof::Anywhere(run), _) => Some(run(place)),
-            (Proof::Apart { local, .. }, Place::Local(here)) => local.map(|run| run(place, here)),
-            (Proof::Apart { cluster, .. }, Place::Cluster(there)) => Some(cluster(place, there)),
-        }
-    }
-}
-
-macro_rules! anywhere {
-    ($run:path) => {
-        Proof::Anywhere(|place| Box::pin($run(place)))
-    };
-}
-macro_rules! cluster {
-    ($run:path) => {
-        Proof::Apart { local: None, cluster: |place, at| Box::pin($run(place, at)) }
-    };
-}
-macro_rules! apart {
-    ($local:path, $cluster:path) => {
-        Proof::Apart {
-            local: Some(|place, at| Box::pin($local(place, at))),
-            cluster: |place, at| Box::pin($cluster(place, at)),
+macro_rules! scenario {
+    ($number:literal, $sentence:literal, cluster: $cluster:path) => {
+        Scenario {
+            number: $number,
+            sentence: $sentence,
+            local: None,
+            cluster: |env| Box::pin($cluster(env)),
         }
     };
+    ($number:literal, $sentence:literal, local: $local:path, cluster: $cluster:path) => {
+        Scenario {
+            local: Some(|env| Box::pin($local(env))),
+            ..scenario!($number, $sentence, cluster: $cluster)
+        }
+    };
+    ($number:literal, $sentence:literal, any: $any:path) => {
+        scenario!($number, $sentence, local: $any, cluster: $any)
+    };
 }
 
-/// All of them, in their order.
+/// All scenarios in order.
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        number: 1,
-        sentence: "pinger gets pongs, and both log the original's lines",
-        proof: apart!(s::pair::local, s::pair::cluster),
-    },
-    Scenario {
-        number: 2,
-        sentence: "every pod is restricted, non-root, read-only and without a token, and a privileged one is refused",
-        proof: cluster!(s::pods::restricted),
-    },
-    Scenario {
-        number: 3,
-        sentence: "a stranger is refused, each for its own reason, and ponger counts it",
-        proof: anywhere!(s::doors::strangers),
-    },
-    Scenario {
-        number: 4,
-        sentence: "pinger refuses a ponger with the right root and the wrong name",
-        proof: anywhere!(s::doors::impostors),
-    },
-    Scenario {
-        number: 5,
-        sentence: "the NetworkPolicies stop everyone but the pair, and without them the same stranger gets in",
-        proof: cluster!(s::network::policies),
-    },
-    Scenario {
-        number: 6,
-        sentence: "certificates are replaced while they run, and no ping is lost",
-        proof: anywhere!(s::rotation::leaves),
-    },
-    Scenario {
-        number: 7,
-        sentence: "the root is replaced with overlap, no ping is lost, and the old root's holders are refused",
-        proof: anywhere!(s::rotation::root),
-    },
-    Scenario {
-        number: 8,
-        sentence: "a certificate with another one's key harms nobody and is counted, and its repair is taken",
-        proof: anywhere!(s::rotation::broken),
-    },
-    Scenario {
-        number: 9,
-        sentence: "ponger and pinger are rolled out, and no ping is lost",
-        proof: cluster!(s::disruption::roll_out),
-    },
-    Scenario {
-        number: 10,
-        sentence: "a ponger that is killed takes with it only the pings that were on their way to it",
-        proof: cluster!(s::disruption::kill),
-    },
-    Scenario {
-        number: 11,
-        sentence: "a node is drained, no ping is lost, and the disruption budget is kept",
-        proof: cluster!(s::disruption::drain),
-    },
-    Scenario {
-        number: 12,
-        sentence: "a node stops and comes back: every lost ping has its reason, and the pair is whole again",
-        proof: cluster!(s::disruption::node_stop),
-    },
-    Scenario {
-        number: 13,
-        sentence: "the original's own configuration and self-signed certificate run as they are",
-        proof: cluster!(s::original::cluster),
-    },
-    Scenario {
-        number: 14,
-        sentence: "ponger answers a browser through a forwarded port, which trusts the root",
-        proof: cluster!(s::outside::forwarded),
-    },
-    Scenario {
-        number: 15,
-        sentence: "the refusal canary alarms when a ponger that asks nobody takes ponger's place",
-        proof: apart!(s::canary::local, s::canary::cluster),
-    },
+    scenario!(1, "pinger receives pongs, and both services log the original project's lines",
+        local: s::ping::local, cluster: s::ping::cluster),
+    scenario!(2, "every pod is restricted: non-root, read-only and without a token; a privileged pod is rejected",
+        cluster: s::pod_security::restricted),
+    scenario!(3, "ponger rejects untrusted clients, and counts each rejection by its reason",
+        any: s::authz::untrusted_clients),
+    scenario!(4, "pinger rejects a ponger with a wrong name, a wrong ID or an untrusted root",
+        any: s::authz::rogue_pongers),
+    scenario!(5, "NetworkPolicies block all but the intended traffic; without them the blocked clients connect",
+        cluster: s::network::policies),
+    scenario!(6, "certificates are replaced at run time, and no ping is lost",
+        any: s::rotation::certificates),
+    scenario!(7, "the root is replaced with overlap, no ping is lost, and certificates of the old root are rejected",
+        any: s::rotation::root),
+    scenario!(8, "a certificate with a mismatched key is rejected and counted, no ping is lost, and the repaired one is loaded",
+        any: s::rotation::mismatched_key),
+    scenario!(9, "a rolling update of ponger and pinger loses no ping",
+        cluster: s::disruption::rolling_update),
+    scenario!(10, "killing a ponger loses only the pings that were sent to it",
+        cluster: s::disruption::kill),
+    scenario!(11, "draining a node loses no ping and respects the disruption budget",
+        cluster: s::disruption::drain),
+    scenario!(12, "a node stops and returns: every lost ping has a reason, and all pods are ready again",
+        cluster: s::disruption::node_stop),
+    scenario!(13, "the original project's configuration and self-signed certificate work unchanged",
+        cluster: s::original::unchanged),
+    scenario!(14, "a client that trusts the root, as a browser does, receives a pong through a forwarded port",
+        cluster: s::port_forward::browser),
+    scenario!(15, "the rejection probe fails when ponger is replaced by one that accepts any client",
+        local: s::rejection_probe::local, cluster: s::rejection_probe::cluster),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn numbers_are_consecutive() {
+        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=15));
+    }
+}

@@ -1,11 +1,11 @@
-//! The scenarios, a file for each concern. Each says what it measured, or why it does not hold.
+//! The scenarios, one file for each subject. Each returns what it measured, or why it failed.
 
-pub(crate) mod canary;
+pub(crate) mod authz;
 pub(crate) mod disruption;
-pub(crate) mod doors;
 pub(crate) mod network;
 pub(crate) mod original;
-pub(crate) mod outside;
-pub(crate) mod pair;
-pub(crate) mod pods;
+pub(crate) mod ping;
+pub(crate) mod pod_security;
+pub(crate) mod port_forward;
+pub(crate) mod rejection_probe;
 pub(crate) mod rotation;

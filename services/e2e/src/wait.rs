@@ -1,34 +1,37 @@
 //! Waiting for a condition, never for a time.
 
 use std::{
-    future::Future,
+    fmt::Display,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 
-/// Asks `check` again and again until it is `Ok(Ok(value))`; `Ok(Err(seen))` is not yet, and `Err`
-/// ends it.
+/// What a check found: the value that is waited for, or the present state.
+pub type Progress<T> = Result<T, String>;
+
+/// Returns `Ok` if the condition is met, and the present state otherwise.
+pub fn met(condition: bool, state: impl Display) -> Result<Progress<()>> {
+    Ok(if condition { Ok(()) } else { Err(state.to_string()) })
+}
+
+/// Repeats `check` until it returns a value.
 ///
 /// # Errors
-/// When `check` fails, or `limit` has passed: then with what was seen last.
-pub async fn until<T, F>(what: &str, limit: Duration, mut check: impl FnMut() -> F) -> Result<T>
-where
-    F: Future<Output = Result<Result<T, String>>>,
-{
-    let began = Instant::now();
+/// When `check` fails, or after `limit` seconds, with the state that was seen last.
+pub async fn until<T>(
+    what: &str,
+    limit: u64,
+    mut check: impl AsyncFnMut() -> Result<Progress<T>>,
+) -> Result<T> {
+    let start = Instant::now();
     loop {
         match check().await? {
             Ok(value) => return Ok(value),
-            Err(seen) if began.elapsed() > limit => {
-                bail!("not within {} s: {what}; last seen: {seen}", limit.as_secs())
+            Err(state) if start.elapsed() > Duration::from_secs(limit) => {
+                bail!("timed out after {limit} s waiting until {what}; last state: {state}")
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
-}
-
-/// Seconds, for [`until`].
-pub const fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
 }

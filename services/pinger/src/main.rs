@@ -1,28 +1,23 @@
 //! pinger: read the configuration, load the certificates, ping until asked to stop, sum up.
 
-use std::process::ExitCode;
-
-use chassis::{cli::Cli, error, signals::Signals, telemetry};
+use chassis::{cli::Cli, process, signals::Signals, telemetry};
 use pinger::{Application, Config, NAME};
 
-#[actix_web::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(code) => code,
-        Err(error) => error::exit_with(NAME, &error),
-    }
+fn main() {
+    process::run(NAME, run());
 }
 
-async fn run() -> anyhow::Result<ExitCode> {
+async fn run() -> anyhow::Result<u8> {
     let signals = Signals::install()?;
     let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     let config = Config::load(cli.config.as_deref())?;
     if cli.check_config {
         config.preflight()?;
         cli.print_valid();
-        return Ok(ExitCode::SUCCESS);
+        return Ok(0);
     }
-    telemetry::init(&config.log);
-    let summary = Application::build(&config)?.run_until_stopped(signals).await?;
-    Ok(summary.exit_code())
+    let log = telemetry::init(&config.log);
+    let application = Application::build(&config)?;
+    log.count_dropped(application.metrics());
+    Ok(application.run_until_stopped(signals).await?.exit_code())
 }

@@ -15,9 +15,12 @@ use chassis::{
 use prometheus::IntCounterVec;
 use rustls::{ClientConfig, pki_types::CertificateDer, sign::CertifiedKey};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{client::Outcome, config::RejectionProbe, startup::PingClientFactory};
+
+/// So many inconclusive probes in a row are an error.
+const MAX_INCONCLUSIVE: u32 = 10;
 
 /// The reason for which pinger is not ready after a failed probe.
 const NOT_READY: &str = "ponger accepted an untrusted client";
@@ -135,13 +138,26 @@ impl ProbeMetrics {
     }
 }
 
-/// Sends probes for ever, every `rejectionProbe.interval`.
-pub async fn run_rejection_probes(
+/// Sends probes every `rejectionProbe.interval`, in a task. pinger is not ready if that ends.
+pub fn spawn_rejection_probes(
+    clients: PingClientFactory,
+    settings: RejectionProbe,
+    metrics: ProbeMetrics,
+    readiness: &Readiness,
+) -> JoinHandle<()> {
+    let probing = actix_rt::spawn(run(clients, settings, metrics, readiness.clone()));
+    let is_running = probing.abort_handle();
+    readiness.add_check("the rejection probe has stopped", move || is_running.is_finished());
+    probing
+}
+
+async fn run(
     clients: PingClientFactory,
     settings: RejectionProbe,
     metrics: ProbeMetrics,
     readiness: Readiness,
 ) {
+    let mut inconclusive = 0;
     loop {
         sleep(settings.interval.0).await;
         let mut results = Vec::new();
@@ -153,11 +169,19 @@ pub async fn run_rejection_probes(
             log(*credential, result, &outcome);
             results.push(result);
         }
-        // An inconclusive probe changes nothing that was known.
+        // An inconclusive probe changes nothing that was known; many of them are an alarm.
         if results.contains(&ProbeResult::Accepted) {
             readiness.set(NOT_READY, settings.not_ready);
         } else if results.iter().all(|result| *result == ProbeResult::Rejected) {
             readiness.set(NOT_READY, false);
+        }
+        let is_inconclusive = results.contains(&ProbeResult::Inconclusive);
+        inconclusive = if is_inconclusive { inconclusive + 1 } else { 0 };
+        if inconclusive > 0 && inconclusive % MAX_INCONCLUSIVE == 0 {
+            tracing::error!(
+                probes = inconclusive,
+                "Rejection probe inconclusive for long: nothing proves that ponger rejects untrusted clients"
+            );
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     config::{Config, Target},
     connector::ConnectorTls,
     record::{Recorder, Summary},
-    rejection_probe::{ProbeCredential, ProbeMetrics, run_rejection_probes},
+    rejection_probe::{ProbeCredential, ProbeMetrics, spawn_rejection_probes},
 };
 
 /// pinger, bound and not yet running.
@@ -37,6 +37,7 @@ use crate::{
 pub struct Application {
     config: Config,
     admin: Admin,
+    metrics: Metrics,
     readiness: Readiness,
     reload: Option<ReloadHandle>,
     clients: PingClientFactory,
@@ -95,6 +96,7 @@ impl Application {
             recorder: Recorder::new(&metrics, identity_metrics, config, clock),
             probes: ProbeMetrics::new(&metrics),
             config: config.clone(),
+            metrics,
         })
     }
 
@@ -106,13 +108,18 @@ impl Application {
         self.admin.address()
     }
 
+    /// The metrics of the service, to which others may be added.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Pings until `signals` ask to stop, or until `count` pings were sent. A ping in flight may then
     /// end within the drain timeout; a second signal ends at once.
     ///
     /// # Errors
     /// When the admin listener cannot be used, or after a second signal.
     pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<Summary> {
-        let Self { config, admin, readiness, reload, clients, mut recorder, probes } = self;
+        let Self { config, admin, readiness, reload, clients, mut recorder, probes, .. } = self;
         let admin_address = admin.address()?;
         let admin = admin.run().context("the admin listener")?;
         if let Some(reload) = reload {
@@ -124,10 +131,8 @@ impl Application {
         tracing::info!(url = config.ponger.url, admin = %admin_address, "Pinging");
 
         let settings = config.rejection_probe.clone();
-        let probing = (!settings.interval.0.is_zero()).then(|| {
-            let probes = run_rejection_probes(clients.clone(), settings, probes, readiness.clone());
-            actix_rt::spawn(probes)
-        });
+        let probing = (!settings.interval.0.is_zero())
+            .then(|| spawn_rejection_probes(clients.clone(), settings, probes, &readiness));
         let pinging = ping_until_stopped(clients, &config, &mut recorder, &mut signals).await;
         if let Some(probing) = probing {
             probing.abort();

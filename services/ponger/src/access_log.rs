@@ -16,7 +16,7 @@ use crate::{
     connection::Peer,
 };
 
-/// Opens the span `request` around each request, and logs one line at its end.
+/// Opens the span `request` around each request (level DEBUG), and logs one line at its end.
 #[derive(Debug)]
 pub struct AccessLog;
 
@@ -28,8 +28,10 @@ impl RootSpanBuilder for AccessLog {
             return Span::none();
         }
         request.extensions_mut().insert(StartTime(Instant::now()));
+        // At level INFO it would cost every request 5,400 instructions with text logs and 10,700 with
+        // JSON, a seventh and a fourth of the whole.
         let peer = request.conn_data::<Rc<Peer>>().and_then(|peer| peer.id());
-        tracing::info_span!(
+        tracing::debug_span!(
             "request",
             method = request.method().as_str(),
             path = request.path(),

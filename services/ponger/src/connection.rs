@@ -32,6 +32,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     authz::Decision,
+    handshake_stream::HandshakeStream,
     server::{ConnectionPermit, Limits},
 };
 
@@ -95,7 +96,7 @@ enum CloseReason {
 /// The bytes of a connection.
 pub enum Stream {
     /// By TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<HandshakeStream>>),
     /// By plain TCP.
     Plain(TcpStream),
 }

@@ -3,6 +3,7 @@
 //! - [`config`]: configuration keys, and which of them conflict
 //! - [`startup`]: bind, reveal the ports, run, drain
 //! - [`server`]: accepts connections: connection limit, TLS handshake
+//! - [`handshake_stream`]: limits what a client may send before its handshake is complete
 //! - [`connection`]: an open connection: its peer, its deadlines, and when it closes
 //! - [`authz`]: which peers are authorized
 //! - [`routes`]: the responses
@@ -12,6 +13,7 @@ pub mod access_log;
 pub mod authz;
 pub mod config;
 pub mod connection;
+pub mod handshake_stream;
 pub mod routes;
 pub mod server;
 pub mod startup;

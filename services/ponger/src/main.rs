@@ -1,27 +1,24 @@
 //! ponger: read the configuration, load the certificates, listen, answer until asked to stop.
 
-use std::process::ExitCode;
-
-use chassis::{cli::Cli, error, signals::Signals, telemetry};
+use chassis::{cli::Cli, process, signals::Signals, telemetry};
 use ponger::{Application, Config, NAME};
 
-#[actix_web::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error::exit_with(NAME, &error),
-    }
+fn main() {
+    process::run(NAME, run());
 }
 
-async fn run() -> anyhow::Result<()> {
+async fn run() -> anyhow::Result<u8> {
     let signals = Signals::install()?;
     let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     let config = Config::load(cli.config.as_deref())?;
     if cli.check_config {
         config.preflight()?;
         cli.print_valid();
-        return Ok(());
+        return Ok(0);
     }
-    telemetry::init(&config.log);
-    Application::build(&config)?.run_until_stopped(signals).await
+    let log = telemetry::init(&config.log);
+    let application = Application::build(&config)?;
+    log.count_dropped(application.metrics());
+    application.run_until_stopped(signals).await?;
+    Ok(0)
 }

@@ -44,6 +44,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     authz::Policy,
     connection::{Peer, ServerIo, Stream},
+    handshake_stream::HandshakeStream,
 };
 
 /// How long a client may take, and how many may be connected.
@@ -238,6 +239,7 @@ impl Server {
     ) -> Result<(Stream, Peer), io::Error> {
         let used = identity.current();
         let acceptor = TlsAcceptor::from(Arc::clone(&used.tls.config));
+        let stream = HandshakeStream::new(stream);
         // Fallible: on an error the stream comes back, so that the alert can be delivered.
         let accepting = timeout(self.limits.handshake, acceptor.accept(stream).into_fallible());
         let mut shutdown = self.shutdown.subscribe();
@@ -249,11 +251,11 @@ impl Server {
                 sleep(SHUTDOWN_HANDSHAKE_GRACE).await;
             } => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        let stream = match accepted {
+        let mut stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err((error, stream))) => {
                 self.record_handshake_failure(address, &classify::from_io("the client", &error));
-                lingering_close(stream).await;
+                lingering_close(stream.into_inner()).await;
                 return Err(error);
             }
             Err(_) => {
@@ -263,7 +265,8 @@ impl Server {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         };
-        let connection = stream.get_ref().1;
+        let (tcp, connection) = stream.get_mut();
+        tcp.end_handshake();
         let handshake = HandshakeInfo::from_connection(connection);
         let credentials = ConnectionCredentials::new(
             connection.peer_certificates().unwrap_or_default(),

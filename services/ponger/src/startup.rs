@@ -40,6 +40,7 @@ use crate::{
 pub struct Application {
     listener: TcpListener,
     admin: Admin,
+    metrics: Metrics,
     server: Arc<Server>,
     authorizer: Data<Authorizer>,
     readiness: Readiness,
@@ -103,6 +104,7 @@ impl Application {
             admin,
             server,
             authorizer: Data::new(Authorizer::new(Arc::clone(&draining), &metrics)),
+            metrics,
             readiness,
             draining,
             reload,
@@ -126,6 +128,11 @@ impl Application {
     /// When the operating system does not say.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.address()
+    }
+
+    /// The metrics of the service, to which others may be added.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Serves until `signals` ask to stop, then drains: not ready, responses with `Connection: close`

@@ -8,7 +8,10 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _,
+    public_key::PublicKey,
+};
 
 use super::{
     classify::describe,
@@ -368,6 +371,16 @@ fn is_not_its_issuers(error: &rustls::Error) -> bool {
 
 /// What webpki does not support in a certificate, and would report with a misleading reason.
 pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
+    if let Ok(PublicKey::EC(_)) = certificate.public_key().parsed()
+        && certificate
+            .public_key()
+            .algorithm
+            .parameters
+            .as_ref()
+            .is_none_or(|it| it.as_oid().is_err())
+    {
+        return Some("has an EC key with explicit parameters, which RFC 5480 forbids; make a key of a named curve (`openssl ecparam -name prime256v1`)".into());
+    }
     let constraints = certificate.name_constraints().ok().flatten()?.value;
     let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
     let of_uris = subtrees

@@ -44,7 +44,9 @@ const WEBPKI_ERRORS: &[(&str, &str)] = &[
 /// count as rejections whenever they arrive.
 pub fn from_io(peer: &str, error: &io::Error) -> Failure {
     let Some(error) = find_source::<Error>(error) else {
-        return Failure::new(FailureReason::Reset, error);
+        let is_invalid = error.kind() == io::ErrorKind::InvalidData;
+        let reason = if is_invalid { FailureReason::TlsProtocol } else { FailureReason::Reset };
+        return Failure::new(reason, error);
     };
     match error {
         Error::InvalidCertificate(error) => {

@@ -13,9 +13,10 @@ use std::{
     fmt,
     hash::{Hash as _, Hasher as _},
     os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
@@ -50,11 +51,30 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 
 /// The reader's half: the last identity that was valid.
-pub struct IdentityWatch<T>(watch::Receiver<Arc<Identity<T>>>);
+pub struct IdentityWatch<T> {
+    identity: watch::Receiver<Arc<Identity<T>>>,
+    rejected: Arc<RejectedUnits>,
+}
+
+/// Whether what is on disk of each unit is rejected.
+#[derive(Debug, Default)]
+struct RejectedUnits {
+    certificate: AtomicBool,
+    trust_bundle: AtomicBool,
+}
+
+impl RejectedUnits {
+    fn of(&self, unit: Unit) -> &AtomicBool {
+        match unit {
+            Unit::Certificate => &self.certificate,
+            Unit::TrustBundle => &self.trust_bundle,
+        }
+    }
+}
 
 impl<T> Clone for IdentityWatch<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { identity: self.identity.clone(), rejected: Arc::clone(&self.rejected) }
     }
 }
 
@@ -67,25 +87,30 @@ impl<T> fmt::Debug for IdentityWatch<T> {
 impl<T> IdentityWatch<T> {
     /// The current identity.
     pub fn current(&self) -> Arc<Identity<T>> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.identity.borrow())
     }
 
     /// The current identity, which this receiver has then seen.
     pub fn borrow_and_update(&mut self) -> Arc<Identity<T>> {
-        Arc::clone(&self.0.borrow_and_update())
+        Arc::clone(&self.identity.borrow_and_update())
     }
 
     /// Waits until something was published that this receiver has not seen: another identity, or the
     /// same one after the system clock was set. Never ends once the reloader is gone.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.identity.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
+    /// Whether the files of `unit` were rejected, so that the previous ones are in use.
+    pub fn is_rejected(&self, unit: Unit) -> bool {
+        self.rejected.of(unit).load(Ordering::Relaxed)
+    }
+
     /// Whether the files are still polled. A reloader that ended by a panic reloads nothing.
     pub fn is_reloading(&self) -> bool {
-        self.0.has_changed().is_ok()
+        self.identity.has_changed().is_ok()
     }
 }
 
@@ -145,12 +170,16 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let trust = trust_files(&sources.trust);
     let first = Arc::new(Identity::load(&sources, role, &settings.clock, &*build)?);
     let now = settings.clock.now();
+    if let Some(paths) = &sources.own {
+        warn_if_readable_by_others(&paths.key);
+    }
     metrics.record_identity(&first, now);
     for unit in [certificate.as_ref(), trust.as_ref()].into_iter().flatten() {
         metrics.record_loaded(unit.unit);
     }
     let next_root_change = next_root_change(&first, now);
     let (publish, watch) = watch::channel(first);
+    let rejected = Arc::<RejectedUnits>::default();
     let (sender, commands) = mpsc::channel();
     let reloader = Reloader {
         next_root_change,
@@ -164,12 +193,13 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
         publish,
         certificate,
         trust,
+        rejected: Arc::clone(&rejected),
     };
     thread::Builder::new()
         .name(format!("{}-reload", reloader.settings.service))
         .spawn(move || reloader.run(&commands))
         .map_err(|error| ConfigError::new("the thread that reloads the identity", error))?;
-    Ok((ReloadHandle(Arc::new(CommandSender(sender))), IdentityWatch(watch)))
+    Ok((ReloadHandle(Arc::new(CommandSender(sender))), IdentityWatch { identity: watch, rejected }))
 }
 
 struct Reloader<T> {
@@ -181,6 +211,7 @@ struct Reloader<T> {
     publish: watch::Sender<Arc<Identity<T>>>,
     certificate: Option<UnitFiles>,
     trust: Option<UnitFiles>,
+    rejected: Arc<RejectedUnits>,
     /// When a root next becomes valid or expires.
     next_root_change: UnixTime,
     own_expiry: ExpiryMonitor,
@@ -276,9 +307,13 @@ impl<T: Send + Sync> Reloader<T> {
                     expires = format_rfc3339(loaded.not_after(now)),
                     "TLS identity reloaded"
                 );
+                warn_if_readable_by_others(&paths.key);
                 own = Some(loaded);
             }
             self.certificate = Some(files);
+        }
+        for files in [&self.certificate, &self.trust].into_iter().flatten() {
+            self.rejected.of(files.unit).store(files.rejected.is_some(), Ordering::Relaxed);
         }
         let roots_changed = trust_changed || now >= self.next_root_change;
         if looked.accepted || roots_changed {
@@ -466,6 +501,17 @@ fn load_certificate(
     let (certificate, key) = (certificate.as_ref(), key.as_ref());
     let missing = |error: &ConfigError| pem::missing(error.clone());
     OwnCertificate::from_pem(paths, certificate.map_err(missing)?, key.map_err(missing)?, role, now)
+}
+
+fn warn_if_readable_by_others(key: &Path) {
+    let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o777);
+    if mode & 0o007 != 0 {
+        tracing::warn!(
+            file = %key.display(),
+            mode = format!("{mode:04o}"),
+            "Private key is readable by every user; restrict it to mode 0640 or 0600"
+        );
+    }
 }
 
 fn load_trust(

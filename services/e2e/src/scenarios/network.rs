@@ -1,141 +1,134 @@
-//! NetworkPolicies, by traffic: what is to be stopped is stopped, what is to flow flows, and with
-//! the policies taken away what was stopped flows too.
+//! NetworkPolicies, proven by traffic: what they block is blocked, what they allow is allowed, and
+//! once they are deleted, what was blocked is allowed too.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
 
 use crate::{
-    cluster::{Cluster, address_of},
-    place::{Impostor, Place, Probe, Service, spiffe},
-    wait::until,
+    cluster::{Cluster, FAST_INTERVAL, objects::pod_ip},
+    environment::Environment,
+    model::{OneShotPinger, RoguePonger, Service, spiffe_id},
+    wait::{met, until},
 };
 
-/// Where a probe runs, and as what.
-struct Who<'w> {
+/// A pod that connects to a URL, and whether the policies allow that.
+struct Flow<'f> {
     name: &'static str,
-    namespace: &'w str,
-    label: &'static str,
+    namespace: &'f str,
+    app: &'static str,
+    url: String,
+    allowed: bool,
 }
 
-pub(crate) async fn policies(place: &Place, cluster: &Cluster) -> Result<String> {
-    let ours = cluster.namespace.as_str();
-    let outside = format!("{ours}-outside");
-    cluster.make_namespace(&outside).await?;
-    let monitoring = !cluster.has_namespace("monitoring").await?;
-    if monitoring {
-        cluster.make_namespace("monitoring").await?;
+pub(crate) async fn policies(cluster: &Cluster) -> Result<String> {
+    let outside = format!("{}-outside", cluster.namespace);
+    cluster.create_namespace(&outside).await?;
+    let creates_monitoring = !cluster.has_namespace("monitoring").await?;
+    if creates_monitoring {
+        cluster.create_namespace("monitoring").await?;
     }
-    let listener = Impostor {
-        name: "bystander",
-        namespace: outside.clone(),
-        leaf: place.issue(Service::Ponger),
+    let external = RoguePonger {
+        name: "external",
+        namespace: Some(outside.clone()),
+        leaf: cluster.issue(Service::Ponger),
         client_roots: None,
     };
-    place.impostor(&listener).await?;
-    let done = proven(place, cluster, &outside).await;
-    place.dismiss(&listener).await?;
-    cluster.remove_namespace(&outside).await?;
-    if monitoring {
-        cluster.remove_namespace("monitoring").await?;
+    let external_url = cluster.start_ponger(&external).await?;
+    let result = check_flows(cluster, &outside, &external_url).await;
+    cluster.stop(&external).await?;
+    cluster.delete_namespace(&outside).await?;
+    if creates_monitoring {
+        cluster.delete_namespace("monitoring").await?;
     }
-    done
+    result
 }
 
-async fn proven(place: &Place, cluster: &Cluster, outside: &str) -> Result<String> {
-    let ours = cluster.namespace.as_str();
-    let address = |pods: Vec<_>| address_of(pods.first().context("no pod")?);
-    let ponger = address(cluster.ready_pods(Service::Ponger).await?)?;
-    let pinger = address(cluster.ready_pods(Service::Pinger).await?)?;
-    let service = format!("https://ponger.{ours}.svc");
-    let admin = |address: &str| format!("http://{address}:2112/livez");
+async fn check_flows(cluster: &Cluster, outside: &str, external_url: &str) -> Result<String> {
+    let own = cluster.namespace.as_str();
+    let ponger = pod_ip(&cluster.ready_pod(Service::Ponger).await?)?;
+    let pinger = pod_ip(&cluster.ready_pod(Service::Pinger).await?)?;
+    let service = format!("https://ponger.{own}.svc");
+    let direct = format!("https://{ponger}:8443");
+    // The admin port is plain HTTP and its response is no pong, but any response proves the flow.
+    let ponger_admin = format!("http://{ponger}:2112/livez");
+    let pinger_admin = format!("http://{pinger}:2112/livez");
+    let api = "https://kubernetes.default.svc";
 
-    let stranger = |name| Who { name, namespace: outside, label: "stranger" };
-    let neighbour = |name| Who { name, namespace: ours, label: "neighbour" };
-    let as_pinger = |name| Who { name, namespace: ours, label: "pinger" };
-    let as_ponger = |name| Who { name, namespace: ours, label: "ponger" };
-    let bystander = format!("https://bystander.{outside}.svc");
-    let monitor = |name| Who { name, namespace: "monitoring", label: "monitor" };
-    // The admin port is plain HTTP, and what it says is no pong: that it says it, is reaching it.
-    let ways: [(Who<'_>, String, bool); 13] = [
-        (stranger("stranger-ponger"), service.clone(), false),
-        (stranger("stranger-ponger-admin"), admin(&ponger), false),
-        (stranger("stranger-pinger-admin"), admin(&pinger), false),
-        (neighbour("neighbour-ponger"), format!("https://{ponger}:8443"), false),
-        (neighbour("neighbour-admin"), admin(&ponger), false),
-        (neighbour("neighbour-outside"), bystander.clone(), false),
-        (as_ponger("ponger-outside"), bystander.clone(), false),
-        (as_pinger("pinger-ponger"), service.clone(), true),
-        (as_pinger("pinger-ponger-admin"), admin(&ponger), false),
-        (as_pinger("pinger-api"), "https://kubernetes.default.svc".into(), false),
-        (as_pinger("pinger-outside"), bystander, false),
-        (monitor("monitoring-admin"), admin(&ponger), true),
-        (monitor("monitoring-ponger"), format!("https://{ponger}:8443"), false),
+    let flow = |name, namespace, app, url: &str, allowed| Flow {
+        name,
+        namespace,
+        app,
+        url: url.to_owned(),
+        allowed,
+    };
+    let flows = [
+        flow("outside-to-ponger", outside, "other", &service, false),
+        flow("outside-to-ponger-admin", outside, "other", &ponger_admin, false),
+        flow("outside-to-pinger-admin", outside, "other", &pinger_admin, false),
+        flow("other-to-ponger", own, "other", &direct, false),
+        flow("other-to-ponger-admin", own, "other", &ponger_admin, false),
+        flow("other-to-outside", own, "other", external_url, false),
+        flow("ponger-to-outside", own, "ponger", external_url, false),
+        flow("pinger-to-ponger", own, "pinger", &service, true),
+        flow("pinger-to-ponger-admin", own, "pinger", &ponger_admin, false),
+        flow("pinger-to-api", own, "pinger", api, false),
+        flow("pinger-to-outside", own, "pinger", external_url, false),
+        flow("monitoring-to-ponger-admin", "monitoring", "monitor", &ponger_admin, true),
+        flow("monitoring-to-ponger", "monitoring", "monitor", &direct, false),
     ];
-    // A few at a time, so that small nodes keep up.
-    for some in ways.chunks(4) {
-        try_join_all(some.iter().map(|(who, url, wanted)| async move {
-            let (reached, last) = reaches(place, cluster, who, url).await?;
-            ensure!(
-                reached == *wanted,
-                "{} should {}reach {url}: {last}",
-                who.name,
-                if *wanted { "" } else { "not " }
-            );
+    // A few at a time, for small nodes.
+    for some in flows.chunks(4) {
+        try_join_all(some.iter().map(async |flow| {
+            let (connected, last) = connects(cluster, flow).await?;
+            let Flow { name, url, allowed, .. } = flow;
+            let expected = if *allowed { "allowed" } else { "blocked" };
+            ensure!(connected == *allowed, "{name} to {url} should be {expected}: {last}");
             Ok(())
         }))
         .await?;
     }
-    let policies = cluster.ours(&["get", "networkpolicies", "-o", "name"]).await?;
-    let open = async {
-        cluster.ours(&["delete", "networkpolicies", "--all"]).await?;
-        until("the same strangers get in without the policies", Duration::from_secs(60), || async {
-            let (one, _) = reaches(place, cluster, &stranger("stranger-again"), &service).await?;
-            let (two, last) =
-                reaches(place, cluster, &stranger("stranger-admin-again"), &admin(&pinger)).await?;
-            Ok(if one && two { Ok(()) } else { Err(last) })
+    let policies = cluster.run_kubectl(&["get", "networkpolicies", "-o", "name"]).await?;
+    let [to_ponger, _, to_admin, ..] = &flows;
+    let opened = async {
+        cluster.run_kubectl(&["delete", "networkpolicies", "--all"]).await?;
+        until("blocked clients connect without the policies", 60, async || {
+            let (ponger, _) = connects(cluster, to_ponger).await?;
+            let (admin, last) = connects(cluster, to_admin).await?;
+            met(ponger && admin, last)
         })
         .await
     }
     .await;
-    cluster.apply_folder("base", ours, &[crate::cluster::OFTEN]).await?;
-    open?;
-    until("the policies are in force again", Duration::from_secs(60), || async {
-        let (reached, last) =
-            reaches(place, cluster, &stranger("stranger-at-last"), &service).await?;
-        Ok(if reached { Err(last) } else { Ok(()) })
+    cluster.apply_folder("base", own, &[FAST_INTERVAL]).await?;
+    opened?;
+    until("the policies are enforced again", 60, async || {
+        let (connected, last) = connects(cluster, to_ponger).await?;
+        met(!connected, last)
     })
     .await?;
-    let count = ways.iter().filter(|(_, _, wanted)| !wanted).count();
+    let blocked = flows.iter().filter(|flow| !flow.allowed).count();
     Ok(format!(
-        "{count} ways closed, {} open; without the {} policies the strangers got in",
-        ways.len() - count,
+        "{blocked} flows blocked, {} allowed; without the {} policies the blocked ones connect",
+        flows.len() - blocked,
         policies.lines().count()
     ))
 }
 
-/// Whether a pod reaches a URL, and what came of its last ping: a policy may take hold a moment
-/// after the pod starts.
-async fn reaches(
-    place: &Place,
-    cluster: &Cluster,
-    who: &Who<'_>,
-    url: &str,
-) -> Result<(bool, String)> {
-    let tls = url.starts_with("https");
-    let probe = Probe {
-        name: who.name.to_owned(),
-        namespace: who.namespace.to_owned(),
-        labels: vec![("app.kubernetes.io/name", who.label)],
-        url: url.to_owned(),
-        // The right certificate: nothing but the network is in the way.
-        leaf: tls.then(|| place.issue(Service::Pinger)),
-        roots: tls.then(|| place.root().pem().to_owned()),
-        server_id: tls.then(|| spiffe(&cluster.namespace, "ponger")),
+/// Runs a pinger for a flow, and returns whether it connects and the outcome of its last ping: a
+/// policy may be enforced a moment after the pod starts.
+async fn connects(cluster: &Cluster, flow: &Flow<'_>) -> Result<(bool, String)> {
+    let tls = flow.url.starts_with("https");
+    let pinger = OneShotPinger {
+        name: flow.name.to_owned(),
+        namespace: Some(flow.namespace.to_owned()),
+        app: Some(flow.app),
+        url: flow.url.clone(),
+        // The right certificate: nothing but the network may stop it.
+        leaf: tls.then(|| cluster.issue(Service::Pinger)),
+        roots: tls.then(|| cluster.root().pem().to_owned()),
+        server_id: tls.then(|| spiffe_id(&cluster.namespace, "ponger")),
         count: 3,
     };
-    let outcomes = place.probe(&probe).await?;
-    let last = outcomes.last().cloned().unwrap_or_default();
+    let last = cluster.run_pinger(&pinger).await?.pop().unwrap_or_default();
     Ok((!(last.starts_with("connect_") || last == "resolve"), last))
 }

@@ -1,101 +1,96 @@
-//! Certificates, keys and roots change while the pair runs.
+//! Certificates, keys and roots are replaced at run time.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use testkit::{Ca, Issued};
 
 use crate::{
-    place::{Place, Service},
-    stranger::{Answer, Client},
-    wait::{seconds, until},
-    window::Window,
+    environment::Environment,
+    metrics::Labels,
+    model::Service,
+    ping_window::PingWindow,
+    tls_client::{ProbeOutcome, TlsClient},
 };
 
-pub(crate) async fn leaves(place: &Place) -> Result<String> {
-    let window = Window::open(place).await?;
-    renew(place).await?;
-    some_pongs(place).await?;
-    Ok(window.close(place).await?.none_lost()?.to_string())
+const CERTIFICATE_LOADED: Labels<'_> = &[("unit", "certificate"), ("result", "ok")];
+const CERTIFICATE_REJECTED: Labels<'_> = &[("unit", "certificate"), ("result", "rejected")];
+const TRUST_BUNDLE_LOADED: Labels<'_> = &[("unit", "trust_bundle"), ("result", "ok")];
+
+pub(crate) async fn certificates(env: &impl Environment) -> Result<String> {
+    let window = PingWindow::open(env).await?;
+    renew(env).await?;
+    env.wait_for_pongs(10).await?;
+    Ok(window.close(env).await?.ensure_none_lost()?.to_string())
 }
 
-pub(crate) async fn root(place: &Place) -> Result<String> {
-    let window = Window::open(place).await?;
-    let (old, new) = (place.root(), Arc::new(Ca::new("ping-pong e2e, next")));
-    let roots = format!("{}{}", old.pem(), new.pem());
-    let holder = Client::new(&roots, Some(&place.issue(Service::Pinger)))?;
+pub(crate) async fn root(env: &impl Environment) -> Result<String> {
+    let window = PingWindow::open(env).await?;
+    let (old, new) = (env.root(), Rc::new(Ca::new("ping-pong e2e, next")));
+    let both = format!("{}{}", old.pem(), new.pem());
+    let client = TlsClient::new(&both, Some(&env.issue(Service::Pinger)))?;
 
-    place.changed(&Service::BOTH, "ok", || async { place.trust(&[&old, &new]).await }).await?;
-    place.set_root(Arc::clone(&new));
-    renew(place).await?;
-    // A holder of the old root's certificate, who is still let in: with a session that it may
-    // resume later, and over a connection that it keeps.
-    let (at, stream) = place.dial().await?;
-    let answer = holder.knock(stream, "ponger").await?;
-    ensure!(answer.is_pong(), "{at} refused a holder of a root that it trusts: {answer:?}");
-    let mut kept = holder.open(place.dial().await?.1, "ponger").await?;
-    ensure!(!kept.is_resumed(), "{at} resumes sessions, so that no certificate is looked at again");
-    ensure!(kept.is_good().await, "{at} does not answer over a connection that is kept");
-    place.changed(&Service::BOTH, "ok", || async { place.trust(&[&new]).await }).await?;
+    install_trust_bundle(env, &both).await?;
+    env.ca().replace(Rc::clone(&new));
+    renew(env).await?;
+    // A client of the old root is still accepted: with a new connection, whose session it would
+    // resume later, and with a connection that stays open.
+    let (ponger, stream) = env.connect().await?;
+    let outcome = client.probe(stream, "ponger").await?;
+    ensure!(outcome.is_pong(), "{ponger} rejected a client of a trusted root: {outcome:?}");
+    let mut connection = client.connect(env.connect().await?.1, "ponger").await?;
+    ensure!(!connection.is_resumed(), "{ponger} resumes sessions, without verifying certificates");
+    ensure!(connection.receives_pong().await, "{ponger} does not respond on an open connection");
+    install_trust_bundle(env, new.pem()).await?;
 
-    ensure!(!kept.is_good().await, "a connection of the old root's holder lives on");
-    let (again, stream) = place.dial().await?;
-    ensure!(again == at, "{at} is gone");
-    let answer = holder.knock(stream, "ponger").await?;
+    ensure!(!connection.receives_pong().await, "a connection of the removed root stays open");
+    let (probed, stream) = env.connect().await?;
+    ensure!(probed == ponger, "{ponger} was replaced by {probed}");
+    let outcome = client.probe(stream, "ponger").await?;
     ensure!(
-        matches!(answer, Answer::Refused(_)),
-        "a holder of the old root's certificate was let in: {answer:?}"
+        matches!(outcome, ProbeOutcome::Rejected(_)),
+        "a client of the removed root was accepted: {outcome:?}"
     );
-    some_pongs(place).await?;
-    let tally = window.close(place).await?;
+    env.wait_for_pongs(10).await?;
+    let stats = window.close(env).await?;
     Ok(format!(
-        "{}; the old root's holder is refused, with a kept connection and a known session too",
-        tally.none_lost()?
+        "{}; a client of the old root is rejected, on an open connection and with a known session too",
+        stats.ensure_none_lost()?
     ))
 }
 
-pub(crate) async fn broken(place: &Place) -> Result<String> {
-    let window = Window::open(place).await?;
-    let mut good = BTreeMap::new();
+pub(crate) async fn mismatched_key(env: &impl Environment) -> Result<String> {
+    let window = PingWindow::open(env).await?;
+    let mut repaired = Vec::new();
     for service in Service::BOTH {
-        let (one, another) = (place.issue(service), place.issue(service));
-        let mixed = Issued { chain: one.chain.clone(), key: another.key };
-        place
-            .changed(&[service], "refused", || async { place.give(service, &mixed).await })
-            .await?;
-        good.insert(service, one);
+        let (good, other) = (env.issue(service), env.issue(service));
+        let mismatched = Issued { chain: good.chain.clone(), key: other.key };
+        let install = env.install_cert(service, &mismatched);
+        env.rotate_and_wait(&[service], CERTIFICATE_REJECTED, install).await?;
+        repaired.push((service, good));
     }
-    some_pongs(place).await?;
-    for (service, good) in &good {
-        place.changed(&[*service], "ok", || async { place.give(*service, good).await }).await?;
+    env.wait_for_pongs(10).await?;
+    for (service, good) in &repaired {
+        let install = env.install_cert(*service, good);
+        env.rotate_and_wait(&[*service], CERTIFICATE_LOADED, install).await?;
     }
-    some_pongs(place).await?;
-    Ok(format!("{}; refused by both, repaired in both", window.close(place).await?.none_lost()?))
+    env.wait_for_pongs(10).await?;
+    let stats = window.close(env).await?;
+    Ok(format!("{}; rejected by both, then repaired in both", stats.ensure_none_lost()?))
 }
 
-/// New certificates from the root that there is, for both.
-async fn renew(place: &Place) -> Result<()> {
-    place
-        .changed(&Service::BOTH, "ok", || async {
-            for service in Service::BOTH {
-                place.give(service, &place.issue(service)).await?;
-            }
-            Ok(())
-        })
-        .await
-}
-
-/// Waits for pongs by what is in force now.
-async fn some_pongs(place: &Place) -> Result<()> {
-    let pongs = || async {
-        let metrics = place.metrics(Service::Pinger).await?;
-        let of = metrics.values().map(|of| of.sum("pinger_pings_total", &[("result", "pong")]));
-        anyhow::Ok(of.sum::<f64>())
+/// Installs new certificates of the current root for both services.
+async fn renew(env: &impl Environment) -> Result<()> {
+    let install = async {
+        for service in Service::BOTH {
+            env.install_cert(service, &env.issue(service)).await?;
+        }
+        Ok(())
     };
-    let before = pongs().await?;
-    until("pinger gets ten more pongs", seconds(60), || async {
-        let now = pongs().await?;
-        Ok(if now >= before + 10.0 { Ok(()) } else { Err((now - before).to_string()) })
-    })
-    .await
+    env.rotate_and_wait(&Service::BOTH, CERTIFICATE_LOADED, install).await
+}
+
+async fn install_trust_bundle(env: &impl Environment, bundle: &str) -> Result<()> {
+    let install = env.install_trust_bundle(bundle);
+    env.rotate_and_wait(&Service::BOTH, TRUST_BUNDLE_LOADED, install).await
 }

@@ -144,6 +144,15 @@ fn a_reset_before_the_handshake_is_complete_is_inconclusive() {
 }
 
 #[test]
+fn inconclusive_probes_become_an_error_in_the_long_run() {
+    let env = Env::new();
+    let mut config = probing(&env, serve(drop));
+    config.rejection_probe.interval = ms(1);
+    let line = env.start_pinger(&config).wait_for("Rejection probe inconclusive for long");
+    assert!(line.contains("ERROR") && line.contains("probes=10"), "{line}");
+}
+
+#[test]
 fn a_reset_after_the_handshake_is_inconclusive() {
     let env = Env::new();
     let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
