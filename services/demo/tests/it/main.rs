@@ -7,6 +7,5 @@ mod metrics;
 mod original;
 mod pressure;
 mod rotation;
-mod run;
 mod serving;
 mod stopping;

@@ -31,41 +31,6 @@ fn no_ping_is_lost(pinger: &mut Service) {
     assert!(pinger.wait_for(" pings, ").contains(" 0 lost"));
 }
 
-#[test]
-fn leaves_are_replaced_on_both_sides_and_no_ping_is_lost() {
-    let world = World::new();
-    let ponger = world.ponger("");
-    let mut pinger = world.pinger(&ponger, "");
-    pinger.wait_for("Got pong");
-    for round in 1..=5 {
-        world.issue("ponger", &Leaf::ponger("test"));
-        world.issue("pinger", &Leaf::pinger("test"));
-        ponger.wait_for_nth(round, REPLACED);
-        pinger.wait_for_nth(round, REPLACED);
-    }
-    for service in [&ponger, &pinger] {
-        assert_eq!(service.metric("identity_refreshes_total{result=\"ok\"}"), 5.0);
-        assert_eq!(service.metric("identity_refreshes_total{result=\"refused\"}"), 0.0);
-    }
-    no_ping_is_lost(&mut pinger);
-}
-
-#[test]
-fn the_systems_roots_are_followed_too() {
-    let world = World::new();
-    let ponger = world.ponger("");
-    let config = world.pinger_config(ponger.address().port(), "");
-    let text = fs::read_to_string(&config).expect("the configuration");
-    let without: Vec<_> = text.lines().filter(|line| !line.contains("acceptCert")).collect();
-    fs::write(&config, without.join("\n")).expect("written");
-    let bundle = world.write("system.crt", world.ca.pem());
-    let variables = [("SSL_CERT_FILE", bundle.to_str().expect("text"))];
-    let pinger = Service::start_with("pinger", &config, &variables);
-    pinger.wait_for("Got pong");
-    fs::write(&bundle, Ca::new("another").pem()).expect("written");
-    pinger.wait_for("reason=\"tls_untrusted\"");
-}
-
 /// Puts `issued` into `folder` as kubelet does: a new folder, a link that is swapped, the old one gone.
 fn swap_as_kubelet(folder: &Path, round: usize, issued: &Issued) {
     let new = folder.join(format!("..{round}"));
@@ -97,49 +62,6 @@ fn rotations_as_kubelet_does_them_leave_nothing_to_worry_about_in_the_log() {
     }
     let log = ponger.log();
     assert!(log.iter().all(|line| line.contains(" INFO ")), "{log:#?}");
-}
-
-#[test]
-fn roots_are_rotated_with_overlap_and_no_ping_is_lost() {
-    for keep_alive in ["0s", "60s"] {
-        let world = World::new();
-        let ponger = world.ponger("");
-        let config = world.pinger_config(ponger.address().port(), "");
-        let text = fs::read_to_string(&config).expect("the configuration");
-        fs::write(
-            &config,
-            text.replacen("ponger:\n", &format!("ponger:\n  keepAlive: {keep_alive}\n"), 1),
-        )
-        .expect("written");
-        let mut pinger = Service::start("pinger", &config);
-        pinger.wait_for("Got pong");
-        let old_client = world.good_client();
-        let mut old_kept = old_client.connect(ponger.address()).expect("a connection");
-        ask(&mut old_kept);
-
-        let new = Ca::new("new");
-        let both_replaced = |round| {
-            ponger.wait_for_nth(round, REPLACED);
-            pinger.wait_for_nth(round, REPLACED);
-        };
-        write_private(&world.path("ca.crt"), &format!("{}{}", world.ca.pem(), new.pem()))
-            .expect("both roots");
-        both_replaced(1);
-        new.issue(&Leaf::ponger("test")).write(&world.path("ponger")).expect("ponger's leaf");
-        new.issue(&Leaf::pinger("test")).write(&world.path("pinger")).expect("pinger's leaf");
-        both_replaced(2);
-        // What the old root let in is still there.
-        ask(&mut old_kept);
-        write_private(&world.path("ca.crt"), new.pem()).expect("the new root");
-        both_replaced(3);
-
-        ended(old_kept);
-        let trusts_both = format!("{}{}", world.ca.pem(), new.pem());
-        let old_leaf = world.ca.issue(&Leaf::pinger("test"));
-        let old = crate::support::Client::new(&trusts_both, Some(&old_leaf));
-        assert_eq!(old.refusal(ponger.address()), rustls::AlertDescription::UnknownCA);
-        no_ping_is_lost(&mut pinger);
-    }
 }
 
 #[test]
@@ -265,69 +187,6 @@ fn a_root_that_expires_while_ponger_runs_vouches_no_longer() {
     ended(kept);
     assert_eq!(client.refusal(ponger.address()), rustls::AlertDescription::UnknownCA);
     assert_eq!(world.good_client().get(ponger.address(), "/ping").expect("an answer").0, 200);
-}
-
-#[test]
-fn pingers_kept_connection_is_not_used_past_a_withdrawn_root() {
-    let world = World::new();
-    let ponger = world.ponger("");
-    // Its trust bundle is a file of its own, so that ponger's does not change.
-    fs::write(world.path("pinger-roots.crt"), world.ca.pem()).expect("the root");
-    let config = world.pinger_config(ponger.address().port(), "");
-    let text = fs::read_to_string(&config).expect("the configuration");
-    let text = text.replace("/ca.crt", "/pinger-roots.crt").replacen(
-        "ponger:\n",
-        "ponger:\n  keepAlive: 60s\n",
-        1,
-    );
-    fs::write(&config, text).expect("written");
-    let pinger = Service::start("pinger", &config);
-    pinger.wait_for("kept=true");
-    write_private(&world.path("pinger-roots.crt"), Ca::new("new").pem()).expect("another root");
-    let line = pinger.wait_for("Lost ping");
-    assert!(line.contains("reason=\"tls_untrusted\""), "{line}");
-    // One connection was made at first, and none succeeded after that.
-    assert_eq!(ponger.metric("pinger_pings_total{result=\"pong\"}"), 0.0);
-}
-
-/// A pinger that keeps its connection, with `interval` between pings.
-fn keeping_pinger(world: &World, ponger: &Service) -> Service {
-    let config = world.pinger_config(ponger.address().port(), "timeout: 1s\n");
-    let text = fs::read_to_string(&config).expect("the configuration");
-    fs::write(&config, text.replacen("ponger:\n", "ponger:\n  keepAlive: 1h\n", 1))
-        .expect("written");
-    Service::start("pinger", &config)
-}
-
-#[test]
-fn pingers_kept_connection_is_not_used_past_its_own_certificate() {
-    let world = World::new();
-    let ponger = world.ponger("");
-    world.issue("pinger", &Leaf::pinger("test").valid(-Validity::MINUTE, Validity::seconds(15)));
-    let pinger = keeping_pinger(&world, &ponger);
-    pinger.wait_for("kept=true");
-    // From then on every ping shows the certificate anew, and is refused.
-    let line = pinger.wait_for("reason=\"tls_refused_by_peer\"");
-    assert!(line.contains("certificate_expired"), "{line}");
-    // The first refusal may be of a request whose handshake was still in time; such a one comes
-    // after pongs on new connections, and not after those on the kept one.
-    let log = pinger.log();
-    let refused = |line: &String| line.contains("\"denied\"") || line.contains("refused_by_peer");
-    let first = log.iter().position(refused).expect("the refusal");
-    let pong = log[..first].iter().rfind(|line| line.contains("Got pong")).expect("a pong");
-    let at_the_door = log[first].contains("refused_by_peer");
-    assert!(at_the_door || pong.contains("kept=false"), "{pong}\n{}", log[first]);
-}
-
-#[test]
-fn a_dead_kept_connection_is_not_the_reason_of_the_next_ping() {
-    let world = World::new();
-    let mut ponger = world.ponger("");
-    let pinger = keeping_pinger(&world, &ponger);
-    pinger.wait_for("kept=true");
-    ponger.signal(Signal::KILL);
-    ponger.ended();
-    pinger.wait_for("reason=\"connect_refused\"");
 }
 
 #[test]

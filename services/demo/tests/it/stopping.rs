@@ -91,20 +91,6 @@ fn a_client_that_never_ends_does_not_hold_the_stop_up_for_ever() {
 }
 
 #[test]
-fn a_ping_in_flight_at_the_signal_is_still_recorded() {
-    let world = World::new();
-    // A ponger that takes the connection and never says a word.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let port = silent.local_addr().expect("its address").port();
-    let config = world.pinger_config(port, "drainTimeout: 200ms\n");
-    let mut pinger = crate::support::Service::start("pinger", &config);
-    let (_stream, _) = silent.accept().expect("the ping");
-    assert!(pinger.stop().success());
-    assert!(pinger.wait_for("Lost ping").contains("reason=\"shutdown\""));
-    assert!(pinger.wait_for(" pings, ").contains("1 lost (shutdown 1)"));
-}
-
-#[test]
 fn none_of_10_000_requests_is_lost_while_replicas_are_replaced_one_by_one() {
     const CLIENTS: usize = 8;
     const REQUESTS: usize = 10_000;
