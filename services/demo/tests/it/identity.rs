@@ -221,4 +221,3 @@ fn tls_1_2_is_spoken_only_where_it_is_asked_for() {
     let ponger = world.ponger("  minTlsVersion: 1.2\n");
     assert_eq!(client.get(ponger.address(), "/ping").expect("an answer").2, "pong");
 }
-

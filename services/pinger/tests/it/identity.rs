@@ -61,7 +61,8 @@ fn pings_over_plain_http_where_insecure() {
         ..ponger::config::Service::default()
     };
     let ponger = env.start_ponger(&config);
-    let mut config = pinger::Config { insecure: true, count: 3, ..env.pinger_config(ponger.address) };
+    let mut config =
+        pinger::Config { insecure: true, count: 3, ..env.pinger_config(ponger.address) };
     config.ponger = pinger::config::Ponger {
         url: Some(format!("http://{}", ponger.address)),
         ..pinger::config::Ponger::default()

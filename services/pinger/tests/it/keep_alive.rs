@@ -87,8 +87,7 @@ fn does_not_take_a_closed_connection_for_the_reason_of_the_next_loss() {
 #[test]
 fn does_not_reuse_a_connection_past_the_expiry_of_pongers_certificate() {
     let env = Env::new();
-    let pinger =
-        env.start_pinger(&keeping(&env, keeping_server(&env, &Leaf::ponger("test"))));
+    let pinger = env.start_pinger(&keeping(&env, keeping_server(&env, &Leaf::ponger("test"))));
     pinger.wait_for_metric(&kind("reused"), 1.0);
     env.clock.advance(55 * MINUTE);
     check_no_more_reuse(&pinger);
@@ -116,8 +115,7 @@ fn does_not_reuse_a_connection_past_the_expiry_of_its_own_certificate() {
 #[test]
 fn does_not_reuse_a_connection_after_its_root_was_removed() {
     let env = Env::new();
-    let pinger =
-        env.start_pinger(&keeping(&env, keeping_server(&env, &Leaf::ponger("test"))));
+    let pinger = env.start_pinger(&keeping(&env, keeping_server(&env, &Leaf::ponger("test"))));
     pinger.wait_for_metric(&kind("reused"), 1.0);
     let another = Ca::new("another");
     install(&env.pinger, &another.issue(&Leaf::pinger("test")), another.pem());

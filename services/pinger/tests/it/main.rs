@@ -1,6 +1,8 @@
 //! pinger as it behaves: in this process, against ponger or against servers that follow a script. Only
 //! [`process`] starts the program.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 mod identity;

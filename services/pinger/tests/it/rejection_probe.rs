@@ -13,9 +13,7 @@ use pinger::{
 };
 use testkit::{Ca, Leaf};
 
-use crate::support::{
-    Env, Service, accept, ms, pong_forever, serve, server_tls, until_closed,
-};
+use crate::support::{Env, Service, accept, ms, pong_forever, serve, server_tls, until_closed};
 
 const FAILED: &str = "Rejection probe failed: ponger accepted an untrusted client";
 
@@ -71,7 +69,9 @@ fn denial_is_a_rejection() {
     let ponger = env.start_ponger(&config);
     let pinger = env.start_pinger(&probing(&env, ponger.address));
     check_all(&pinger, &ProbeCredential::ALL, "rejected");
-    assert!(ponger.metric("ponger_authz_total{decision=\"denied\",reason=\"no_certificate\"}") > 0.0);
+    assert!(
+        ponger.metric("ponger_authz_total{decision=\"denied\",reason=\"no_certificate\"}") > 0.0
+    );
 }
 
 #[test]
@@ -188,7 +188,8 @@ fn without_an_own_certificate_only_one_credential_is_probed() {
 fn probes_only_the_configured_credentials() {
     let env = Env::new();
     let ponger = env.start_ponger(&env.ponger_config());
-    for (credential, other) in [(NoCertificate, InvalidSignature), (InvalidSignature, NoCertificate)]
+    for (credential, other) in
+        [(NoCertificate, InvalidSignature), (InvalidSignature, NoCertificate)]
     {
         let mut config = probing(&env, ponger.address);
         config.rejection_probe.credentials = vec![credential];

@@ -66,8 +66,7 @@ fn loses_no_ping_while_roots_are_replaced_with_overlap() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let in_two_hours = now.as_secs_f64() + 7200.0;
         let new_ca = Ca::new("new");
-        let new =
-            [Leaf::ponger("test"), Leaf::pinger("test")].map(|leaf| new_ca.issue(&day(leaf)));
+        let new = [Leaf::ponger("test"), Leaf::pinger("test")].map(|leaf| new_ca.issue(&day(leaf)));
         let both_roots = format!("{}{}", env.ca.pem(), new_ca.pem());
         let install_both = |[for_ponger, for_pinger]: &[Issued; 2], roots: &str| {
             install(&env.ponger, for_ponger, roots);
@@ -98,9 +97,7 @@ fn loses_no_ping_while_roots_are_replaced_with_overlap() {
 
         install_both(&new, new_ca.pem());
         wait_for_bundles(2.0);
-        wait_until("ponger rejects the old root", || {
-            old_client.get(ponger.address, "/ping").err()
-        });
+        wait_until("ponger rejects the old root", || old_client.get(ponger.address, "/ping").err());
         check_none_lost(pinger);
     }
 }

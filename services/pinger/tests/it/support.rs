@@ -26,7 +26,9 @@ use testkit::{
     clock::ManualClock,
     wait_until,
 };
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 pub(crate) const PINGER_ID: &str = "spiffe://cluster.local/ns/test/sa/pinger";
 pub(crate) const PONGER_ID: &str = "spiffe://cluster.local/ns/test/sa/ponger";
