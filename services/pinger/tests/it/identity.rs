@@ -1,8 +1,9 @@
 //! How pinger and ponger authenticate each other.
 
+use chassis::config::MinTlsVersion;
 use testkit::Leaf;
 
-use crate::support::{Env, PONGER_ID, expiration, pings};
+use crate::support::{Env, PONGER_ID, expiration, pings, pong_forever, serve, server_tls_of};
 
 #[test]
 fn negotiates_tls_1_3_with_the_post_quantum_group() {
@@ -19,6 +20,22 @@ fn negotiates_tls_1_3_with_the_post_quantum_group() {
         1.0,
     );
     pinger.wait_for_metric(&format!("tls_peers_total{{peer=\"{PONGER_ID}\"}}"), 1.0);
+}
+
+#[test]
+fn accepts_tls_1_2_only_where_configured() {
+    let env = Env::new();
+    let issued = env.ca.issue(&Leaf::ponger("test"));
+    let tls = server_tls_of(&[&rustls::version::TLS12], &issued, Some(&env.ca));
+    let address = serve(move |tcp| pong_forever(&tls, tcp));
+    let mut config = env.pinger_config(address);
+    let pinger = env.start_pinger(&config);
+    pinger.wait_for_metric(&pings("tls_refused_by_peer"), 1.0);
+    let line = pinger.wait_for("Lost ping");
+    assert!(line.contains("supports no TLS version that is allowed here"), "{line}");
+    config.ponger.min_tls_version = MinTlsVersion::V1_2;
+    config.count = 2;
+    assert_eq!(env.start_pinger(&config).wait().unwrap().pongs(), 2);
 }
 
 #[test]

@@ -50,6 +50,8 @@ fn loses_no_ping_while_certificates_are_replaced_on_both_sides() {
         }
         // A connection for each certificate, also where connections are kept.
         pinger.wait_for_metric(&kind("full"), 6.0);
+        // The previous ones are closed.
+        ponger.wait_for_value("ponger_connections", |open| open <= 1.0);
         check_none_lost(pinger);
     }
 }

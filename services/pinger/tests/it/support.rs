@@ -16,8 +16,8 @@ use chassis::{
 };
 use pinger::record::Summary;
 use rustls::{
-    RootCertStore, ServerConfig, ServerConnection, StreamOwned, pki_types::CertificateDer,
-    server::WebPkiClientVerifier, sign::SingleCertAndKey,
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
+    pki_types::CertificateDer, server::WebPkiClientVerifier, sign::SingleCertAndKey,
 };
 use tempfile::TempDir;
 use testkit::{
@@ -321,9 +321,18 @@ pub(crate) type TlsStream = StreamOwned<ServerConnection, TcpStream>;
 /// The TLS of a server with the certificate `issued`; with `client_roots`, it requires a client
 /// certificate that these roots verify.
 pub(crate) fn server_tls(issued: &Issued, client_roots: Option<&Ca>) -> Arc<ServerConfig> {
+    server_tls_of(rustls::DEFAULT_VERSIONS, issued, client_roots)
+}
+
+/// As [`server_tls`], with these TLS versions.
+pub(crate) fn server_tls_of(
+    versions: &[&'static SupportedProtocolVersion],
+    issued: &Issued,
+    client_roots: Option<&Ca>,
+) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+        .with_protocol_versions(versions)
         .unwrap();
     let builder = match client_roots {
         None => builder.with_no_client_auth(),
