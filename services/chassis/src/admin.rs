@@ -24,6 +24,9 @@ use crate::{bind::bind, config, error::ConfigError, metrics::Metrics, readiness:
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT_MS: u32 = 2000;
 
+/// Descriptors that the listener's runtime and its first connections need. actix panics without.
+const DESCRIPTORS: usize = 16;
+
 /// How many connections may be open.
 const MAX_CONNECTIONS: usize = 32;
 
@@ -40,7 +43,7 @@ impl Admin {
     /// Binds it.
     ///
     /// # Errors
-    /// When the address or the path of the metrics cannot be used.
+    /// When the address cannot be used, or too few file descriptors are left.
     pub fn bind(
         settings: &config::Metrics,
         metrics: Metrics,
@@ -51,6 +54,11 @@ impl Admin {
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&listener, TCP_USER_TIMEOUT_MS)
             .map_err(|error| ConfigError::new("the admin listener", error))?;
+        let spare: Result<Vec<_>, _> = (0..DESCRIPTORS).map(|_| listener.try_clone()).collect();
+        spare.map_err(|error| {
+            ConfigError::new("the limit of open files", error)
+                .hint("raise it, for instance with `ulimit -n 1024`")
+        })?;
         Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, readiness })
     }
 

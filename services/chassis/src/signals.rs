@@ -83,6 +83,8 @@ impl Signals {
             while reloads.recv().await.is_some() {
                 reload();
             }
+            // Without a sender, `reload` stays: what it holds goes on polling the files.
+            std::future::pending::<()>().await;
         });
     }
 }
@@ -102,6 +104,8 @@ impl SignalSender {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::*;
@@ -119,5 +123,21 @@ mod tests {
         let (sender, mut signals) = Signals::channel();
         sender.stop("a test");
         assert_eq!(signals.stop().await, "a test");
+    }
+
+    #[test]
+    fn keeps_the_reload_handle_when_the_sender_is_gone() {
+        actix_rt::System::new().block_on(async {
+            let (sender, mut signals) = Signals::channel();
+            let handle = Arc::new(());
+            let held = Arc::clone(&handle);
+            signals.on_reload(move || assert_eq!(*held, ()));
+            drop(sender);
+            // The task runs, and must not end.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(Arc::strong_count(&handle), 2);
+        });
     }
 }

@@ -26,7 +26,7 @@ fn accepts_configuration_of_the_original_project() {
         (target.host.as_str(), target.port, target.path.as_str()),
         ("ponger", 8080, "/ping")
     );
-    assert_eq!(target.tls, Some(ServerName::try_from("ponger").unwrap()));
+    assert_eq!(target.server_name, Some(ServerName::try_from("ponger").unwrap()));
 }
 
 #[test]

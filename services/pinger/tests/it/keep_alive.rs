@@ -1,0 +1,142 @@
+//! Kept connections: reused, but not for longer than they may be.
+
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpListener},
+    thread,
+    time::Duration,
+};
+
+use testkit::{Ca, Leaf};
+use time::Duration as Validity;
+
+use crate::support::{
+    Env, Service, accept, install, kind, pings, pong_forever, serve, server_tls, until_closed,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn keeping(env: &Env, address: SocketAddr) -> pinger::Config {
+    let mut config = env.pinger_config(address);
+    config.ponger.keep_alive.0 = 60 * MINUTE;
+    // No kept connection is used whose certificates expire within this time.
+    config.timeout.0 = 10 * MINUTE;
+    config
+}
+
+/// A server that never closes a connection: only pinger can.
+fn keeping_server(env: &Env, leaf: &Leaf) -> SocketAddr {
+    let tls = server_tls(&env.ca.issue(leaf), None);
+    serve(move |tcp| pong_forever(&tls, tcp))
+}
+
+/// Waits until pings have connections of their own, and checks that this stays so.
+fn check_no_more_reuse<T: Send + 'static>(pinger: &Service<T>) {
+    let fresh = pinger.metric(&kind("full"));
+    pinger.wait_for_metric(&kind("full"), fresh + 1.0);
+    let reused = pinger.metric(&kind("reused"));
+    pinger.wait_for_metric(&kind("full"), fresh + 6.0);
+    assert_eq!(pinger.metric(&kind("reused")), reused);
+}
+
+#[test]
+fn reuses_the_connection() {
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    let pinger = env.start_pinger(&keeping(&env, ponger.address));
+    pinger.wait_for_metric(&kind("reused"), 5.0);
+    assert_eq!(pinger.metric(&kind("full")), 1.0);
+    assert_eq!(ponger.metric("ponger_connections"), 1.0);
+    assert_eq!(pinger.stop().lost(), 0);
+    // Ended with pinger.
+    ponger.wait_for_value("ponger_connections", |open| open == 0.0);
+}
+
+#[test]
+fn opens_a_connection_for_each_ping_without_keep_alive() {
+    let env = Env::new();
+    let pinger = env.start_pinger(&env.pinger_config(keeping_server(&env, &Leaf::ponger("test"))));
+    pinger.wait_for_metric(&kind("full"), 5.0);
+    assert_eq!(pinger.metric(&kind("reused")), 0.0);
+}
+
+#[test]
+fn does_not_take_a_closed_connection_for_the_reason_of_the_next_loss() {
+    let env = Env::new();
+    let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (tcp, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut stream = accept(&tls, tcp).unwrap();
+        // The response and the closure arrive together.
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong";
+        stream.conn.writer().write_all(response).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        until_closed(&mut stream);
+    });
+    let mut config = keeping(&env, address);
+    config.count = 2;
+    let summary = env.start_pinger(&config).wait().unwrap().to_string();
+    assert!(summary.starts_with("2 pings, 1 pongs, 1 lost (connect_refused 1);"), "{summary}");
+    server.join().unwrap();
+}
+
+#[test]
+fn does_not_reuse_a_connection_past_the_expiry_of_pongers_certificate() {
+    let env = Env::new();
+    let pinger = env.start_pinger(&keeping(&env, keeping_server(&env, &Leaf::ponger("test"))));
+    pinger.wait_for_metric(&kind("reused"), 1.0);
+    env.clock.advance(55 * MINUTE);
+    check_no_more_reuse(&pinger);
+    env.clock.advance(10 * MINUTE);
+    pinger.wait_for_metric(&pings("tls_expired"), 3.0);
+    let pongs = pinger.metric(&pings("pong"));
+    pinger.wait_for_further("tls_expired", 3);
+    assert_eq!(pinger.metric(&pings("pong")), pongs);
+}
+
+#[test]
+fn does_not_reuse_a_connection_past_the_expiry_of_its_own_certificate() {
+    let env = Env::new();
+    let leaf = Leaf::ponger("test").valid(-Validity::MINUTE, Validity::DAY);
+    let pinger = env.start_pinger(&keeping(&env, keeping_server(&env, &leaf)));
+    pinger.wait_for_metric(&kind("reused"), 1.0);
+    env.clock.advance(55 * MINUTE);
+    check_no_more_reuse(&pinger);
+    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    env.clock.advance(10 * MINUTE);
+    assert_eq!(pinger.wait_for_readyz(503), "not ready: own certificate has expired\n");
+    check_no_more_reuse(&pinger);
+}
+
+#[test]
+fn does_not_reuse_a_connection_after_its_root_was_removed() {
+    let env = Env::new();
+    let pinger = env.start_pinger(&keeping(&env, keeping_server(&env, &Leaf::ponger("test"))));
+    pinger.wait_for_metric(&kind("reused"), 1.0);
+    let another = Ca::new("another");
+    install(&env.pinger, &another.issue(&Leaf::pinger("test")), another.pem());
+    pinger.wait_for_metric(&pings("tls_untrusted"), 1.0);
+    let pongs = pinger.metric(&pings("pong"));
+    pinger.wait_for_further("tls_untrusted", 3);
+    assert_eq!(pinger.metric(&pings("pong")), pongs);
+    assert_eq!(pinger.metric(&pings("reset")), 0.0);
+}
+
+#[test]
+fn does_not_reuse_a_connection_after_its_root_expired() {
+    let mut env = Env::new();
+    env.ca = Ca::valid("expires soon", -Validity::HOUR, Validity::HOUR);
+    let leaf = Leaf::ponger("test").valid(-Validity::MINUTE, Validity::DAY);
+    env.issue_pinger(&Leaf::pinger("test").valid(-Validity::MINUTE, Validity::DAY));
+    let pinger = env.start_pinger(&keeping(&env, keeping_server(&env, &leaf)));
+    pinger.wait_for_metric(&kind("reused"), 1.0);
+    env.clock.advance(65 * MINUTE);
+    pinger.wait_for_metric(&pings("tls_untrusted"), 1.0);
+    let pongs = pinger.metric(&pings("pong"));
+    pinger.wait_for_further("tls_untrusted", 3);
+    assert_eq!(pinger.metric(&pings("pong")), pongs);
+}

@@ -1,0 +1,212 @@
+//! The probe that verifies that ponger rejects untrusted clients.
+
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Mutex},
+};
+
+use chassis::tls::server::ClientAuth;
+use pinger::{
+    config::ProbeCredential::{self, InvalidSignature, NoCertificate},
+    record::Summary,
+};
+use testkit::{Ca, Leaf};
+
+use crate::support::{Env, Service, accept, ms, pong_forever, serve, server_tls, until_closed};
+
+const FAILED: &str = "Rejection probe failed: ponger accepted an untrusted client";
+
+fn probing(env: &Env, address: SocketAddr) -> pinger::Config {
+    let mut config = env.pinger_config(address);
+    config.rejection_probe.interval = ms(20);
+    config.rejection_probe.not_ready = true;
+    config
+}
+
+fn probes(credential: ProbeCredential, result: &str) -> String {
+    let credential = credential.label();
+    format!("pinger_rejection_probes_total{{credential=\"{credential}\",result=\"{result}\"}}")
+}
+
+/// Waits for several probes with `result`, and checks that there were none with the others.
+fn check_all(pinger: &Service<Summary>, credentials: &[ProbeCredential], result: &str) {
+    for credential in credentials {
+        pinger.wait_for_metric(&probes(*credential, result), 3.0);
+        for other in ["rejected", "accepted", "inconclusive"] {
+            let none = pinger.metric(&probes(*credential, other)) == 0.0;
+            assert_eq!(none, other != result, "{credential:?} {other}");
+        }
+    }
+}
+
+/// ponger without client authentication.
+fn accepting_ponger(env: &Env) -> Service<()> {
+    let mut config = env.ponger_config();
+    config.service.client_ca = None;
+    config.service.allowed_clients.clear();
+    env.start_ponger(&config)
+}
+
+#[test]
+fn ponger_rejects_both_credentials() {
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    let pinger = env.start_pinger(&probing(&env, ponger.address));
+    check_all(&pinger, &ProbeCredential::ALL, "rejected");
+    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    assert_eq!(pinger.count(FAILED), 0);
+    // Probes are not pings, and are not what is measured of them.
+    assert_eq!(pinger.metric("tls_handshake_failures_total{reason=\"tls_refused_by_peer\"}"), 0.0);
+    assert_eq!(pinger.stop().lost(), 0);
+}
+
+#[test]
+fn denial_is_a_rejection() {
+    let env = Env::new();
+    let mut config = env.ponger_config();
+    config.service.client_auth = Some(ClientAuth::Optional);
+    let ponger = env.start_ponger(&config);
+    let pinger = env.start_pinger(&probing(&env, ponger.address));
+    check_all(&pinger, &ProbeCredential::ALL, "rejected");
+    assert!(
+        ponger.metric("ponger_authz_total{decision=\"denied\",reason=\"no_certificate\"}") > 0.0
+    );
+}
+
+#[test]
+fn reports_a_ponger_that_accepts_untrusted_clients() {
+    let env = Env::new();
+    let ponger = accepting_ponger(&env);
+    let pinger = env.start_pinger(&probing(&env, ponger.address));
+    let reason = "not ready: ponger accepted an untrusted client\n";
+    assert_eq!(pinger.wait_for_readyz(503), reason);
+    check_all(&pinger, &ProbeCredential::ALL, "accepted");
+    let line = pinger.wait_for(FAILED);
+    assert!(line.contains("ERROR") && line.contains("credential=\"no_certificate\""), "{line}");
+    // It pings on.
+    pinger.wait_for_further("pong", 1);
+}
+
+#[test]
+fn stays_ready_unless_configured_otherwise() {
+    let env = Env::new();
+    let ponger = accepting_ponger(&env);
+    let mut config = probing(&env, ponger.address);
+    config.rejection_probe.not_ready = false;
+    let pinger = env.start_pinger(&config);
+    check_all(&pinger, &ProbeCredential::ALL, "accepted");
+    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+}
+
+#[test]
+fn is_ready_again_once_ponger_rejects_again() {
+    let env = Env::new();
+    let issued = env.ca.issue(&Leaf::ponger("test"));
+    let [open, strict] = [None, Some(&env.ca)].map(|roots| server_tls(&issued, roots));
+    let tls = Arc::new(Mutex::new(open));
+    let current = Arc::clone(&tls);
+    let address = serve(move |tcp| {
+        let tls = Arc::clone(&current.lock().unwrap());
+        pong_forever(&tls, tcp);
+    });
+    let pinger = env.start_pinger(&probing(&env, address));
+    pinger.wait_for_readyz(503);
+    *tls.lock().unwrap() = strict;
+    pinger.wait_for_readyz(200);
+    for credential in ProbeCredential::ALL {
+        assert!(pinger.metric(&probes(credential, "accepted")) > 0.0);
+        assert!(pinger.metric(&probes(credential, "rejected")) > 0.0);
+    }
+}
+
+/// Checks that nothing is concluded from what a server does.
+fn check_inconclusive(env: &Env, behave: impl Fn(TcpStream) + Send + Sync + 'static) {
+    let pinger = env.start_pinger(&probing(env, serve(behave)));
+    check_all(&pinger, &ProbeCredential::ALL, "inconclusive");
+    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    let line = pinger.wait_for("Rejection probe inconclusive");
+    assert!(line.contains(" WARN ") && line.contains("reason=\""), "{line}");
+}
+
+#[test]
+fn an_alert_before_the_handshake_is_complete_is_inconclusive() {
+    check_inconclusive(&Env::new(), |mut tcp| {
+        // Fatal: handshake_failure.
+        let _ = tcp.write_all(&[21, 3, 3, 0, 2, 2, 40]);
+        until_closed(&mut tcp);
+    });
+}
+
+#[test]
+fn a_reset_before_the_handshake_is_complete_is_inconclusive() {
+    check_inconclusive(&Env::new(), drop);
+}
+
+#[test]
+fn inconclusive_probes_become_an_error_in_the_long_run() {
+    let env = Env::new();
+    let mut config = probing(&env, serve(drop));
+    config.rejection_probe.interval = ms(1);
+    let line = env.start_pinger(&config).wait_for("Rejection probe inconclusive for long");
+    assert!(line.contains("ERROR") && line.contains("probes=10"), "{line}");
+}
+
+#[test]
+fn a_reset_after_the_handshake_is_inconclusive() {
+    let env = Env::new();
+    let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
+    check_inconclusive(&env, move |tcp| drop(accept(&tls, tcp)));
+}
+
+#[test]
+fn a_server_that_is_not_ponger_is_inconclusive() {
+    let another = Ca::new("another");
+    for (issuer, leaf) in [(&another, Leaf::ponger("test")), (&another, Leaf::ponger("another"))] {
+        for client_roots in [None, Some(&another)] {
+            let tls = server_tls(&issuer.issue(&leaf), client_roots);
+            check_inconclusive(&Env::new(), move |tcp| pong_forever(&tls, tcp));
+        }
+    }
+}
+
+#[test]
+fn without_an_own_certificate_only_one_credential_is_probed() {
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    let mut config = probing(&env, ponger.address);
+    config.ponger.client_certificate = None;
+    config.ponger.client_private_key = None;
+    let pinger = env.start_pinger(&config);
+    check_all(&pinger, &[NoCertificate], "rejected");
+    for result in ["rejected", "accepted", "inconclusive"] {
+        assert_eq!(pinger.metric(&probes(InvalidSignature, result)), 0.0);
+    }
+}
+
+#[test]
+fn probes_only_the_configured_credentials() {
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    for (credential, other) in
+        [(NoCertificate, InvalidSignature), (InvalidSignature, NoCertificate)]
+    {
+        let mut config = probing(&env, ponger.address);
+        config.rejection_probe.credentials = vec![credential];
+        let pinger = env.start_pinger(&config);
+        check_all(&pinger, &[credential], "rejected");
+        assert_eq!(pinger.metric(&probes(other, "rejected")), 0.0);
+    }
+}
+
+#[test]
+fn a_probe_under_way_does_not_delay_the_end() {
+    let env = Env::new();
+    let mut config = probing(&env, serve(|mut tcp| until_closed(&mut tcp)));
+    config.drain_timeout = ms(0);
+    let pinger = env.start_pinger(&config);
+    // Both the ping and the probe wait for the server, longer than this test may take.
+    pinger.wait_for("Sent ping");
+    let summary = pinger.stop();
+    assert_eq!((summary.pings(), summary.pongs()), (1, 0), "{summary}");
+}

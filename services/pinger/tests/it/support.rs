@@ -1,0 +1,396 @@
+//! pinger and ponger, each on a thread of this process, and servers that follow a script.
+
+use std::{
+    cell::RefCell,
+    io::{self, Read as _, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, Once, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use chassis::{
+    config::HumanDuration,
+    signals::{SignalSender, Signals},
+    tls::clock::Clock,
+};
+use pinger::record::Summary;
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
+    pki_types::CertificateDer, server::WebPkiClientVerifier, sign::SingleCertAndKey,
+};
+use tempfile::TempDir;
+use testkit::{
+    Ca, CertDir, Issued, Leaf, PATIENCE,
+    client::{Response, metric, plain_get},
+    clock::ManualClock,
+    wait_until,
+};
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+pub(crate) const PINGER_ID: &str = "spiffe://cluster.local/ns/test/sa/pinger";
+pub(crate) const PONGER_ID: &str = "spiffe://cluster.local/ns/test/sa/ponger";
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A certificate authority, both services' certificates, and the time that they go by.
+pub(crate) struct Env {
+    pub(crate) dir: TempDir,
+    pub(crate) ca: Ca,
+    pub(crate) ponger: CertDir,
+    pub(crate) pinger: CertDir,
+    pub(crate) clock: ManualClock,
+}
+
+impl Env {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, clock) = (Ca::new("test"), ManualClock::new());
+        let [ponger, pinger] =
+            ["ponger", "pinger"].map(|name| CertDir::create(dir.path().join(name)).unwrap());
+        let env = Self { dir, ca, ponger, pinger, clock };
+        env.issue_ponger(&Leaf::ponger("test"));
+        env.issue_pinger(&Leaf::pinger("test"));
+        env
+    }
+
+    /// Issues ponger's certificate.
+    pub(crate) fn issue_ponger(&self, leaf: &Leaf) {
+        install(&self.ponger, &self.ca.issue(leaf), self.ca.pem());
+    }
+
+    /// Issues pinger's certificate.
+    pub(crate) fn issue_pinger(&self, leaf: &Leaf) {
+        install(&self.pinger, &self.ca.issue(leaf), self.ca.pem());
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::new(Arc::new(self.clock.clone()))
+    }
+
+    /// A ponger that requires pinger's certificate.
+    pub(crate) fn ponger_config(&self) -> ponger::Config {
+        let mut config = ponger::Config::default();
+        config.service = ponger::config::Service {
+            host: LOCALHOST,
+            port: 0,
+            tls_certificate: Some(self.ponger.file("tls.crt")),
+            tls_private_key: Some(self.ponger.file("tls.key")),
+            client_ca: Some(self.ponger.file("ca.crt")),
+            allowed_clients: vec![PINGER_ID.into()],
+            // Long, so that no connection closes for a reason other than the tested one.
+            idle_timeout: HumanDuration::seconds(3600),
+            drain_delay: HumanDuration::default(),
+            ..config.service
+        };
+        config.metrics.host = LOCALHOST;
+        config.metrics.port = 0;
+        config.identity.poll_interval = ms(20);
+        config
+    }
+
+    /// A pinger of a server at `address` that has the name `localhost` and ponger's ID.
+    pub(crate) fn pinger_config(&self, address: SocketAddr) -> pinger::Config {
+        let mut config = pinger::Config::default();
+        config.ponger = pinger::config::Ponger {
+            url: Some(format!("https://{address}")),
+            accept_cert: Some(self.pinger.file("ca.crt")),
+            client_certificate: Some(self.pinger.file("tls.crt")),
+            client_private_key: Some(self.pinger.file("tls.key")),
+            server_id: Some(PONGER_ID.into()),
+            server_name: Some("localhost".into()),
+            ..config.ponger
+        };
+        config.interval = ms(5);
+        // Long, so that a busy machine does not become the reason for a loss.
+        config.timeout = HumanDuration(PATIENCE);
+        config.connect_timeout = HumanDuration(PATIENCE);
+        config.metrics.host = LOCALHOST;
+        config.metrics.port = 0;
+        config.identity.poll_interval = ms(20);
+        config
+    }
+
+    pub(crate) fn start_ponger(&self, config: &ponger::Config) -> Service<()> {
+        let (config, clock) = (config.clone(), self.clock());
+        Service::start(move |started, signals| async move {
+            let ponger = ponger::Application::build_with_clock(&config, clock)?;
+            started.send([ponger.address()?, ponger.admin_address()?])?;
+            ponger.run_until_stopped(signals).await
+        })
+    }
+
+    pub(crate) fn start_pinger(&self, config: &pinger::Config) -> Service<Summary> {
+        let (config, clock) = (config.clone(), self.clock());
+        Service::start(move |started, signals| async move {
+            let pinger = pinger::Application::build_with_clock(&config, clock)?;
+            started.send([pinger.admin_address()?; 2])?;
+            pinger.run_until_stopped(signals).await
+        })
+    }
+}
+
+/// Replaces a service's certificate, key and trust bundle at once.
+pub(crate) fn install(dir: &CertDir, issued: &Issued, roots: &str) {
+    let [certificate, key] = issued.files();
+    dir.replace(&[certificate, key, ("ca.crt", roots.as_bytes())]).unwrap();
+}
+
+pub(crate) fn ms(ms: u64) -> HumanDuration {
+    HumanDuration(Duration::from_millis(ms))
+}
+
+/// A service on a thread of its own. It is asked to stop when dropped.
+pub(crate) struct Service<T> {
+    /// Where it listens; pinger's admin listener.
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    pub(crate) signals: SignalSender,
+    log: Log,
+    thread: JoinHandle<anyhow::Result<T>>,
+}
+
+impl<T: Send + 'static> Service<T> {
+    fn start<R: Future<Output = anyhow::Result<T>> + 'static>(
+        run: impl FnOnce(mpsc::Sender<[SocketAddr; 2]>, Signals) -> R + Send + 'static,
+    ) -> Self {
+        let (signals, receiver) = Signals::channel();
+        let (sender, started) = mpsc::channel();
+        let log = Log::default();
+        let thread_log = log.clone();
+        let thread = thread::spawn(move || {
+            thread_log.capture_this_thread();
+            actix_rt::System::new().block_on(run(sender, receiver))
+        });
+        let Ok([address, admin]) = started.recv() else {
+            panic!("it does not start: {:?}", thread.join().unwrap().err());
+        };
+        Self { address, admin, signals, log, thread }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(self) -> anyhow::Result<T> {
+        // A panic of its thread is printed by itself.
+        self.thread.join().expect("no panic")
+    }
+
+    /// Stops it.
+    pub(crate) fn stop(self) -> T {
+        self.signals.stop("SIGTERM");
+        self.wait().unwrap()
+    }
+
+    pub(crate) fn admin_get(&self, path: &str) -> Response {
+        plain_get(self.admin, path).unwrap()
+    }
+
+    /// The value of a metric now; 0 if there is none.
+    pub(crate) fn metric(&self, name_and_labels: &str) -> f64 {
+        metric(&self.admin_get("/metrics").body, name_and_labels).unwrap_or(0.0)
+    }
+
+    /// Waits until a metric is at least `minimum`, and returns it.
+    #[track_caller]
+    pub(crate) fn wait_for_metric(&self, name_and_labels: &str, minimum: f64) -> f64 {
+        self.wait_for_value(name_and_labels, |value| value >= minimum)
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_value(
+        &self,
+        name_and_labels: &str,
+        accept: impl Fn(f64) -> bool,
+    ) -> f64 {
+        wait_until(name_and_labels, || Some(self.metric(name_and_labels)).filter(|it| accept(*it)))
+    }
+
+    /// Waits until `/readyz` has the status `status`, and returns its body.
+    #[track_caller]
+    pub(crate) fn wait_for_readyz(&self, status: u16) -> String {
+        wait_until("readiness", || {
+            Some(self.admin_get("/readyz")).filter(|response| response.status == status)
+        })
+        .body
+    }
+
+    /// Waits for a line in the log of its main thread.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, part: &str) -> String {
+        wait_until(part, || self.log.lines().into_iter().find(|line| line.contains(part)))
+    }
+
+    /// How many lines in the log of its main thread contain `part`.
+    pub(crate) fn count(&self, part: &str) -> usize {
+        self.log.lines().iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+impl Service<Summary> {
+    /// Waits for `count` further pings with `result`, after those in flight.
+    #[track_caller]
+    pub(crate) fn wait_for_further(&self, result: &str, count: u32) -> f64 {
+        let name = pings(result);
+        // One may have begun before this call.
+        let minimum = self.metric(&name) + 1.0 + f64::from(count);
+        self.wait_for_metric(&name, minimum)
+    }
+
+    /// Waits until it has ended, and returns its log as well.
+    pub(crate) fn wait_with_log(self) -> (Summary, Vec<String>) {
+        let log = self.log.clone();
+        (self.wait().unwrap(), log.lines())
+    }
+}
+
+/// The metric of pings with `result`.
+pub(crate) fn pings(result: &str) -> String {
+    format!("pinger_pings_total{{result=\"{result}\"}}")
+}
+
+/// The metric that counts pings by the kind of their connection: `full`, `reused` or `none`.
+pub(crate) fn kind(kind: &str) -> String {
+    format!("pinger_phase_duration_seconds_count{{kind=\"{kind}\",phase=\"processing\"}}")
+}
+
+/// The metric of a certificate's expiry.
+pub(crate) fn expiration(role: &str) -> String {
+    format!("identity_cert_expiration_timestamp_seconds{{role=\"{role}\"}}")
+}
+
+/// The lines that one thread logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+thread_local! {
+    static LOG: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Writes to it what this thread logs. Tests run in parallel, and there is one subscriber for all.
+    fn capture_this_thread(self) {
+        static INIT: Once = Once::new();
+        INIT.call_once(|| {
+            let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| ThreadLog);
+            let pinger = Targets::new().with_target("pinger", tracing::Level::DEBUG);
+            let pinger = pinger.with_target("chassis", tracing::Level::DEBUG);
+            tracing_subscriber::registry().with(lines).with(pinger).init();
+        });
+        LOG.set(Some(self));
+    }
+}
+
+struct ThreadLog;
+
+impl Write for ThreadLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow(|log| {
+            if let Some(log) = log {
+                log.0.lock().unwrap().push_str(&String::from_utf8_lossy(line));
+            }
+        });
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A server that does `behave` with each connection, on a thread of its own.
+pub(crate) fn serve(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let behave = Arc::new(behave);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let behave = Arc::clone(&behave);
+            thread::spawn(move || behave(stream));
+        }
+    });
+    address
+}
+
+pub(crate) type TlsStream = StreamOwned<ServerConnection, TcpStream>;
+
+/// The TLS of a server with the certificate `issued`; with `client_roots`, it requires a client
+/// certificate that these roots verify.
+pub(crate) fn server_tls(issued: &Issued, client_roots: Option<&Ca>) -> Arc<ServerConfig> {
+    server_tls_of(rustls::DEFAULT_VERSIONS, issued, client_roots)
+}
+
+/// As [`server_tls`], with these TLS versions.
+pub(crate) fn server_tls_of(
+    versions: &[&'static SupportedProtocolVersion],
+    issued: &Issued,
+    client_roots: Option<&Ca>,
+) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap();
+    let builder = match client_roots {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            use rustls::pki_types::pem::PemObject as _;
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+            builder.with_client_cert_verifier(verifier.unwrap())
+        }
+    };
+    let resolver = SingleCertAndKey::from(issued.certified_key());
+    Arc::new(builder.with_cert_resolver(Arc::new(resolver)))
+}
+
+/// Completes the handshake and reads a request; `None` if the client does not get that far.
+pub(crate) fn accept(config: &Arc<ServerConfig>, tcp: TcpStream) -> Option<TlsStream> {
+    let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), tcp);
+    if read_request(&mut stream) {
+        return Some(stream);
+    }
+    // If a socket is closed with bytes unread, the alert may be lost.
+    until_closed(&mut stream.sock);
+    None
+}
+
+/// Reads a request; `false` if none comes any more.
+pub(crate) fn read_request(stream: &mut TlsStream) -> bool {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if !matches!(stream.read(&mut byte), Ok(1)) {
+            return false;
+        }
+        request.push(byte[0]);
+    }
+    true
+}
+
+/// Writes a response of the status line's end `status` and `body`.
+pub(crate) fn respond(stream: &mut TlsStream, status: &str, body: &str) {
+    let response = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.write_all(response.as_bytes()).and_then(|()| stream.flush());
+}
+
+/// Responds with `pong` to every request on a connection.
+pub(crate) fn pong_forever(config: &Arc<ServerConfig>, tcp: TcpStream) {
+    let Some(mut stream) = accept(config, tcp) else { return };
+    loop {
+        respond(&mut stream, "200 OK", "pong");
+        if !read_request(&mut stream) {
+            return;
+        }
+    }
+}
+
+/// Waits until the peer closes the connection.
+pub(crate) fn until_closed(stream: &mut impl io::Read) {
+    let _ = io::copy(stream, &mut io::sink());
+}
