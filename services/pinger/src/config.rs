@@ -10,8 +10,9 @@ use chassis::{
         cert::{CertKeyPaths, Role},
         client::{ClientTls, ExpectedServer},
         clock::Clock,
-        identity::{Build, Identity, IdentitySources, TrustSource},
+        identity::{Build, Identity, IdentitySources},
         peer_id::SpiffeId,
+        trust::TrustSource,
     },
 };
 use rustls::pki_types::ServerName;

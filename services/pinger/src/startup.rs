@@ -14,7 +14,7 @@ use chassis::{
         cert::Role,
         clock::Clock,
         metrics::IdentityMetrics,
-        reload::{ReloadHandle, ReloadSettings, spawn_reloader},
+        reload::{ReloadHandle, spawn_reloader},
     },
 };
 
@@ -58,12 +58,7 @@ impl Application {
         let (reload, identity) = if config.insecure {
             (None, None)
         } else {
-            let settings = ReloadSettings {
-                service: crate::NAME,
-                poll_interval: config.identity.poll_interval.0,
-                expiry_warning: config.identity.expiry_warning.map(|duration| duration.0),
-                clock: clock.clone(),
-            };
+            let settings = config.identity.reload_settings(crate::NAME, &clock);
             let (handle, identity) = spawn_reloader(
                 settings,
                 config.sources()?,

@@ -11,10 +11,7 @@ use chassis::tls::peer_id::{PeerId, sanitize};
 use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
-use crate::{
-    authz::{Decision, Revoked},
-    connection::Peer,
-};
+use crate::{authz::Revoked, connection::Peer, policy::Decision};
 
 /// Opens the span `request` around each request (level DEBUG), and logs one line at its end.
 #[derive(Debug)]

@@ -11,14 +11,15 @@ use chassis::{
     tls::{
         cert::{CertKeyPaths, Role},
         clock::Clock,
-        identity::{Build, Identity, IdentitySources, TrustSource},
+        identity::{Build, Identity, IdentitySources},
         peer_id::PeerId,
         server::{ClientAuth, ServerTls},
+        trust::TrustSource,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use crate::authz::Policy;
+use crate::policy::Policy;
 
 /// ponger's configuration: the original project's keys, and further ones in the same style.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -31,9 +31,9 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    authz::Decision,
     handshake_stream::HandshakeStream,
-    server::{ConnectionPermit, Limits},
+    limits::{ConnectionPermit, Limits},
+    policy::Decision,
 };
 
 /// How long a peer whose certificate was revoked may take to read its last response.

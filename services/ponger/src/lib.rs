@@ -5,7 +5,9 @@
 //! - [`server`]: accepts connections: connection limit, TLS handshake
 //! - [`handshake_stream`]: limits what a client may send before its handshake is complete
 //! - [`connection`]: an open connection: its peer, its deadlines, and when it closes
-//! - [`authz`]: which peers are authorized
+//! - [`limits`]: how long a client may take, and how many may be connected
+//! - [`policy`]: which peers are authorized
+//! - [`authz`]: authorizes requests
 //! - [`routes`]: the responses
 //! - [`access_log`]: the span and the log line of a request
 
@@ -14,6 +16,8 @@ pub mod authz;
 pub mod config;
 pub mod connection;
 pub mod handshake_stream;
+pub mod limits;
+pub mod policy;
 pub mod routes;
 pub mod server;
 pub mod startup;

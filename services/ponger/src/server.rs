@@ -36,50 +36,23 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    authz::Policy,
     connection::{Peer, ServerIo, Stream},
     handshake_stream::HandshakeStream,
+    limits::{ConnectionPermit, Limits},
+    policy::Policy,
 };
-
-/// How long a client may take, and how many may be connected.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// For its handshake.
-    pub handshake: Duration,
-    /// For the head of a request.
-    pub request: Duration,
-    /// Between two requests on a kept connection.
-    pub idle: Duration,
-    /// Open connections, those in a handshake included.
-    pub connections: u32,
-}
-
-/// Descriptors that are not for connections: standard streams, listeners, the admin listener's
-/// connections, and a few for each worker.
-const RESERVED_DESCRIPTORS: u64 = 32;
-const DESCRIPTORS_PER_WORKER: u64 = 4;
 
 /// How long a handshake may still take after the service began to stop.
 const SHUTDOWN_HANDSHAKE_GRACE: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether all connections are closed.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
-
-/// `connections`, lowered to what `limit` open files allow with so many workers, so that the
-/// connection limit is met first and the process always has descriptors to spare. At least one.
-pub fn clamp_to_fd_limit(connections: u32, limit: Option<u64>, workers: usize) -> u32 {
-    let Some(limit) = limit else { return connections };
-    let reserved = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64;
-    // Where there are very few, rather a service for half of them than none.
-    let available = limit.saturating_sub(reserved).max(limit / 2).max(1);
-    connections.min(u32::try_from(available).unwrap_or(u32::MAX))
-}
 
 /// What all connections share.
 pub struct Server {
@@ -239,8 +212,7 @@ impl Server {
             }
             return None;
         };
-        self.metrics.open.inc();
-        Some(ConnectionPermit { open: self.metrics.open.clone(), _permit: permit })
+        Some(ConnectionPermit::new(permit, self.metrics.open.clone()))
     }
 
     async fn handshake(
@@ -330,19 +302,6 @@ impl Server {
     }
 }
 
-/// Counts as an open connection until it is dropped.
-#[derive(Debug)]
-pub struct ConnectionPermit {
-    open: IntGauge,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        self.open.dec();
-    }
-}
-
 /// Reads and discards what the client still sends, for a moment. If a socket is closed with bytes
 /// unread, the kernel resets the connection, and the alert may never arrive.
 async fn lingering_close(mut stream: TcpStream) {
@@ -357,23 +316,4 @@ async fn lingering_close(mut stream: TcpStream) {
         io::Result::Ok(())
     })
     .await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fd_limit_lowers_the_connection_limit_on_any_number_of_cores() {
-        assert_eq!(clamp_to_fd_limit(10_000, None, 2), 10_000);
-        assert_eq!(clamp_to_fd_limit(10_000, Some(1_048_576), 64), 10_000);
-        assert_eq!(clamp_to_fd_limit(10_000, Some(1024), 2), 984);
-        assert_eq!(clamp_to_fd_limit(10_000, Some(1024), 64), 736);
-        for limit in [0, 1, 16, 64] {
-            for workers in [1, 8, 256] {
-                let clamped = clamp_to_fd_limit(10_000, Some(limit), workers);
-                assert!(clamped >= 1, "starts with {limit} descriptors and {workers} workers");
-            }
-        }
-    }
 }

@@ -22,7 +22,7 @@ use chassis::{
         cert::Role,
         clock::Clock,
         metrics::IdentityMetrics,
-        reload::{ReloadHandle, ReloadSettings, spawn_reloader},
+        reload::{ReloadHandle, spawn_reloader},
     },
 };
 use tracing_actix_web::TracingLogger;
@@ -31,8 +31,9 @@ use crate::{
     access_log::AccessLog,
     authz::{Authorizer, authorize},
     config::Config,
+    limits::{Limits, clamp_to_fd_limit},
     routes,
-    server::{Limits, Server, clamp_to_fd_limit},
+    server::Server,
 };
 
 /// ponger, bound and not yet running.
@@ -71,12 +72,7 @@ impl Application {
         let (reload, identity) = if config.insecure {
             (None, None)
         } else {
-            let settings = ReloadSettings {
-                service: crate::NAME,
-                poll_interval: config.identity.poll_interval.0,
-                expiry_warning: config.identity.expiry_warning.map(|duration| duration.0),
-                clock: clock.clone(),
-            };
+            let settings = config.identity.reload_settings(crate::NAME, &clock);
             let (handle, identity) = spawn_reloader(
                 settings,
                 config.sources()?,

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::HumanDuration;
-use crate::error::ConfigError;
+use crate::{
+    error::ConfigError,
+    tls::{clock::Clock, reload::ReloadSettings},
+};
 
 /// The admin listener: metrics and probes, over plain HTTP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +63,16 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// How `service` reloads its identity, by the time of `clock`.
+    pub fn reload_settings(&self, service: &'static str, clock: &Clock) -> ReloadSettings {
+        ReloadSettings {
+            service,
+            poll_interval: self.poll_interval.0,
+            expiry_warning: self.expiry_warning.map(|warning| warning.0),
+            clock: clock.clone(),
+        }
+    }
+
     /// Checks that there is a pause between two checks of the files.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
 //! Own certificate and trust bundle at one moment, and the rustls configuration built from them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
     cert::{CertKeyPaths, OwnCertificate, Role},
     clock::Clock,
-    trust::TrustBundle,
+    trust::{TrustBundle, TrustSource},
 };
 use crate::error::ConfigError;
 
@@ -18,18 +18,6 @@ pub struct IdentitySources {
     pub own: Option<CertKeyPaths>,
     /// The trust roots.
     pub trust: TrustSource,
-}
-
-/// Where the roots come from by which peers are verified.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum TrustSource {
-    /// Nowhere: peers are not asked for a certificate.
-    #[default]
-    Disabled,
-    /// This PEM bundle, and no other.
-    Bundle(PathBuf),
-    /// The operating system, or `SSL_CERT_FILE` and `SSL_CERT_DIR`.
-    Native,
 }
 
 /// Verifies peers: what a service builds from an own certificate and a trust bundle.

@@ -31,10 +31,10 @@ use super::{
     cert::{CertKeyPaths, OwnCertificate, Role},
     clock::{Clock, FOREVER, format_rfc3339},
     expiry::ExpiryMonitor,
-    identity::{Build, Identity, IdentitySources, TrustSource},
+    identity::{Build, Identity, IdentitySources},
     metrics::{IdentityMetrics, Unit},
     pem,
-    trust::{self, TrustBundle},
+    trust::{self, TrustBundle, TrustSource},
 };
 use crate::{error::ConfigError, files};
 

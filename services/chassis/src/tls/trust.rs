@@ -17,7 +17,6 @@ use x509_parser::x509::X509Version;
 use super::{
     cert::{self, OwnCertificate, Role, Validity},
     clock::{FOREVER, format_rfc3339},
-    identity::TrustSource,
     limits, pem,
 };
 use crate::{error::ConfigError, files};
@@ -29,6 +28,18 @@ const SYSTEM_FILES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Where the roots come from by which peers are verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TrustSource {
+    /// Nowhere: peers are not asked for a certificate.
+    #[default]
+    Disabled,
+    /// This PEM bundle, and no other.
+    Bundle(PathBuf),
+    /// The operating system, or `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    Native,
+}
 
 /// A root certificate, and what verifiers of chains do not look at by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]

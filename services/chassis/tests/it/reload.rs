@@ -20,10 +20,11 @@ use chassis::{
     tls::{
         cert::{CertKeyPaths, Role},
         clock::{Clock, format_rfc3339},
-        identity::{Identity, IdentitySources, TrustSource, VerifyPeer as _},
+        identity::{Identity, IdentitySources, VerifyPeer as _},
         metrics::{IdentityMetrics, Unit},
         reload::{IdentityWatch, ReloadHandle, ReloadSettings, spawn_reloader},
         server::{ClientAuth, ServerTls},
+        trust::TrustSource,
     },
 };
 use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
