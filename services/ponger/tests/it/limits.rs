@@ -105,10 +105,11 @@ fn closes_a_connection_without_a_request() {
 #[test]
 fn closes_an_idle_connection_and_not_early() {
     let env = Env::new();
-    let ponger = env.start_with(|service| service.idle_timeout = ms(SHORT));
+    let ponger = env.start_with(|service| service.idle_timeout = ms(1000));
     let start = Instant::now();
     wait_for_close(connect_and_ping(&env.pinger(), ponger.address));
-    assert!(start.elapsed() >= Duration::from_millis(SHORT), "{:?}", start.elapsed());
+    // actix's clock ticks twice a second.
+    assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
     ponger.wait_for_connections(0);
 }
 
