@@ -103,6 +103,24 @@ lib.mapAttrs app (
       ];
       needs = [ "PING_PONG_CALL" ];
     };
+    check = {
+      description = "The whole system in a k3d cluster of its own, from nothing; then removes it";
+      tools = [
+        docker-client
+        gnutar
+        gzip
+        k3d
+        kubectl
+        openssl
+      ];
+      needs = [
+        "PING_PONG_BIN"
+        "PING_PONG_CALL"
+        "PING_PONG_IMAGES"
+        "PING_PONG_K3S_IMAGE"
+        "PING_PONG_K8S"
+      ];
+    };
     e2e = {
       description = "Runs the acceptance scenarios, here or with --context in a cluster";
       tools = [

@@ -23,7 +23,8 @@ state=${PING_PONG_STATE:-${XDG_STATE_HOME:-${HOME:-}/.local/state}/ping-pong}
 # A script that runs another passes its own start on.
 SECONDS=${PING_PONG_SECONDS:-0}
 
-cluster=ping-pong
+# `check` uses a cluster of its own.
+cluster=${PING_PONG_CLUSTER:-ping-pong}
 context=k3d-$cluster
 namespace=ping-pong
 # How a script is called, for messages: by path, or as the flake's app.

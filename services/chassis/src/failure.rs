@@ -150,4 +150,28 @@ mod tests {
         labels.dedup();
         assert_eq!(labels.len(), FailureReason::ALL.len());
     }
+
+    #[test]
+    fn classifies_errors_of_connecting() {
+        use FailureReason as Reason;
+        let address = "127.0.0.1:8443".parse().unwrap();
+        for (kind, reason) in [
+            (io::ErrorKind::ConnectionRefused, Reason::ConnectRefused),
+            (io::ErrorKind::HostUnreachable, Reason::ConnectUnreachable),
+            (io::ErrorKind::NetworkUnreachable, Reason::ConnectUnreachable),
+            (io::ErrorKind::NetworkDown, Reason::ConnectUnreachable),
+            (io::ErrorKind::AddrNotAvailable, Reason::ConnectUnreachable),
+            (io::ErrorKind::PermissionDenied, Reason::ConnectUnreachable),
+            (io::ErrorKind::TimedOut, Reason::ConnectTimeout),
+            (io::ErrorKind::ConnectionReset, Reason::Reset),
+            (io::ErrorKind::ConnectionAborted, Reason::Reset),
+            (io::ErrorKind::InvalidInput, Reason::ConnectFailed),
+            (io::ErrorKind::Other, Reason::ConnectFailed),
+        ] {
+            let failure = Failure::from_connect(address, &kind.into());
+            assert_eq!(failure.reason, reason, "{kind}");
+            assert!(failure.cause.starts_with("127.0.0.1:8443: "), "{failure}");
+            assert_eq!(failure.to_string(), format!("{reason}: {}", failure.cause));
+        }
+    }
 }

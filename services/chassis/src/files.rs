@@ -46,3 +46,65 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ConfigError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, Mode, chmod, mkfifoat};
+
+    use super::*;
+
+    #[test]
+    fn reads_regular_files_up_to_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "12345678").unwrap();
+        assert_eq!(read(&path, 8).unwrap(), b"12345678");
+        let error = read(&path, 7).unwrap_err().to_string();
+        let expected = "it is larger than 7 bytes; this cannot be the right file";
+        assert_eq!(error, format!("{}: {expected}", path.display()));
+    }
+
+    #[test]
+    fn rejects_what_is_not_a_regular_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        mkfifoat(CWD, dir.path().join("pipe"), Mode::RWXU).unwrap();
+        for (name, reason) in [
+            ("missing", "there is no such file"),
+            ("folder", "it is a folder"),
+            // Opening it does not wait for a writer.
+            ("pipe", "it is not a regular file"),
+        ] {
+            let path = dir.path().join(name);
+            let error = read(&path, 100).unwrap_err().to_string();
+            assert_eq!(error, format!("{}: {reason}", path.display()));
+        }
+    }
+
+    #[test]
+    fn rejects_file_that_may_not_be_read() {
+        if rustix::process::geteuid().is_root() {
+            return run_as_nobody("files::tests::rejects_file_that_may_not_be_read");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tls.key");
+        std::fs::write(&path, "secret").unwrap();
+        chmod(&path, Mode::empty()).unwrap();
+        let error = read(&path, 100).unwrap_err().to_string();
+        assert!(error.contains("tls.key: permission denied; let the user this service"), "{error}");
+    }
+
+    /// Runs `test` in another process, as a user who cannot read every file.
+    fn run_as_nobody(test: &str) {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test]).current_dir("/").uid(65534).gid(65534);
+        match command.output() {
+            Ok(output) => {
+                let printed = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
+            }
+            Err(error) => testkit::process::skip(&format!("root cannot run it as nobody: {error}")),
+        }
+    }
+}

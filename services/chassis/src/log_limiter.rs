@@ -42,4 +42,16 @@ mod tests {
         let unlimited = LogLimiter::new(Duration::ZERO);
         assert_eq!((unlimited.try_acquire(), unlimited.try_acquire()), (Some(0), Some(0)));
     }
+
+    #[test]
+    fn allows_one_line_of_many_threads_and_reports_what_it_suppressed() {
+        let limiter = LogLimiter::new(Duration::from_secs(3600));
+        let allowed = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| limiter.try_acquire())).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).count()
+        });
+        assert_eq!(allowed, 1);
+        limiter.state.lock().unwrap().0 = None;
+        assert_eq!(limiter.try_acquire(), Some(7));
+    }
 }

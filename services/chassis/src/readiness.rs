@@ -106,3 +106,23 @@ fn present(checks: &RwLock<Vec<(&'static str, Check)>>) -> Vec<&'static str> {
     let checks = checks.read().unwrap_or_else(PoisonError::into_inner);
     checks.iter().filter(|(_, is_present)| is_present()).map(|(text, _)| *text).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_ready_without_reasons_and_shares_them_with_clones() {
+        assert!(Readiness::default().not_ready_reasons().is_empty());
+        let readiness = Readiness::starting();
+        let clone = readiness.clone();
+        clone.set("draining", true);
+        clone.set("draining", true);
+        clone.add_check("always", || true);
+        clone.add_check("never", || false);
+        assert_eq!(readiness.not_ready_reasons(), ["draining", "starting", "always"]);
+        clone.set("starting", false);
+        clone.set("absent", false);
+        assert_eq!(readiness.not_ready_reasons(), ["draining", "always"]);
+    }
+}

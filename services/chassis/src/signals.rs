@@ -106,7 +106,24 @@ impl SignalSender {
 mod tests {
     use std::sync::Arc;
 
+    use rustix::process::{Signal, getpid, kill_process};
+
     use super::*;
+
+    #[tokio::test]
+    async fn receives_signals_and_requests_also_from_before_it_waits() {
+        let mut signals = Signals::install().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        assert_eq!(signals.stop().await, "SIGTERM");
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let (reloaded, mut reloads) = unbounded_channel();
+        signals.on_reload(move || reloaded.send(()).unwrap());
+        assert_eq!(reloads.recv().await, Some(()));
+
+        let (sender, mut signals) = Signals::channel();
+        sender.stop("a test");
+        assert_eq!(signals.stop().await, "a test");
+    }
 
     #[test]
     fn keeps_the_reload_handle_when_the_sender_is_gone() {

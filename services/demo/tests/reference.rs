@@ -1,19 +1,33 @@
-//! Checks the reference, `services/README.md`, against the configuration of both services.
+//! Checks the reference, `services/README.md`, against the code of both services.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-fn reference() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README")
+use testkit::client::plain_get;
+
+/// Reads a file of the folder `services`.
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).expect(path)
 }
 
-/// Returns keys and defaults of the table below `heading`.
-fn table(heading: &str) -> BTreeMap<String, String> {
+fn reference() -> String {
+    read("README.md")
+}
+
+/// Returns the first column and column number `column` of the table below `heading`.
+fn table(heading: &str, column: usize) -> BTreeMap<String, String> {
     let reference = reference();
     let section = reference.split("\n## ").find(|section| section.starts_with(heading));
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
     let rows = section.expect("the heading").lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| row.split('|').map(cell).collect::<Vec<_>>())
-        .map(|row| (row[1].clone(), row[3].clone()))
+        .map(|row| (row[1].clone(), row[column].clone()))
         .collect()
 }
 
@@ -27,8 +41,8 @@ fn keys<C: Default + serde::Serialize>() -> BTreeMap<String, String> {
 
 #[test]
 fn tables_have_every_key_with_its_default() {
-    assert_eq!(table("ponger's keys"), keys::<ponger::Config>());
-    assert_eq!(table("pinger's keys"), keys::<pinger::Config>());
+    assert_eq!(table("ponger's keys", 3), keys::<ponger::Config>());
+    assert_eq!(table("pinger's keys", 3), keys::<pinger::Config>());
 }
 
 #[test]
@@ -42,4 +56,46 @@ fn examples_are_valid() {
     };
     ponger::Config::load(Some(&example("service:"))).unwrap();
     pinger::Config::load(Some(&example("ponger:"))).unwrap();
+}
+
+#[test]
+fn table_has_every_failure_reason_with_its_documentation() {
+    let source = read("chassis/src/failure.rs");
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let reason = |pair: &[&str]| {
+        let label = pair[1].strip_suffix("\",")?.split_once(" = \"")?.1;
+        Some((label.to_owned(), pair[0].strip_prefix("/// ")?.to_owned()))
+    };
+    let reasons: BTreeMap<_, _> = lines.windows(2).filter_map(reason).collect();
+    assert_eq!(reasons.len(), chassis::failure::FailureReason::ALL.len());
+    assert_eq!(table("Failure reasons", 2), reasons);
+}
+
+#[test]
+fn table_has_every_metric_of_both_services() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    let mut demo = demo.args(["--interval", "10ms"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let (mut names, mut admin) = (BTreeSet::new(), Vec::new());
+    for line in lines.by_ref() {
+        let address = line.split_once("admin=").and_then(|(_, rest)| rest.split(' ').next());
+        admin.extend(address.map(|address| address.parse::<SocketAddr>().unwrap()));
+        // Everything about the first ping is recorded.
+        if line.contains("Got pong seq=2") {
+            break;
+        }
+    }
+    assert_eq!(admin.len(), 2);
+    for address in admin {
+        let metrics = plain_get(address, "/metrics").unwrap().body;
+        let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        names.extend(types.filter_map(|line| Some(line.split(' ').next()?.to_owned())));
+    }
+    names.retain(|name| !name.starts_with("process_"));
+    // Of a service's own process alone.
+    names.insert("log_lines_dropped_total".into());
+    assert_eq!(table("Metrics", 1).into_keys().collect::<BTreeSet<_>>(), names);
+    // It stops when its output is closed.
+    drop(lines);
+    demo.wait().unwrap();
 }

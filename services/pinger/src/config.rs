@@ -17,8 +17,6 @@ use chassis::{
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
-use crate::rejection_probe::ProbeCredential;
-
 /// pinger's configuration: the original project's keys, and further ones in the same style.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
@@ -97,6 +95,29 @@ pub struct RejectionProbe {
     pub credentials: Vec<ProbeCredential>,
     /// Report pinger as not ready while ponger accepts untrusted clients.
     pub not_ready: bool,
+}
+
+/// A credential that ponger must reject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeCredential {
+    /// No certificate.
+    NoCertificate,
+    /// pinger's own certificate with an invalid signature.
+    InvalidSignature,
+}
+
+impl ProbeCredential {
+    /// Every credential.
+    pub const ALL: [Self; 2] = [Self::NoCertificate, Self::InvalidSignature];
+
+    /// The name in configurations, logs and labels.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::InvalidSignature => "invalid_signature",
+        }
+    }
 }
 
 impl Default for RejectionProbe {

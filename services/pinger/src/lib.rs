@@ -4,10 +4,12 @@
 //! - [`startup`]: bind, reveal the port, run until asked to stop
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
 //! - [`client`]: one ping: request, response, and its outcome
+//! - [`client_factory`]: clients that use the current identity
 //! - [`record`]: log, metrics and summary of pings
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
 
 pub mod client;
+pub mod client_factory;
 pub mod config;
 pub mod connector;
 pub mod record;

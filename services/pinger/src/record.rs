@@ -117,7 +117,7 @@ impl Recorder {
         if let Some(validity) = credentials.and_then(|credentials| credentials.peer_validity()) {
             self.identity.record_peer(validity.not_after);
             let now = self.clock.now();
-            self.expiry.check("ponger's", validity.not_before, validity.not_after, now);
+            self.expiry.check("ponger", validity.not_before, validity.not_after, now);
         }
     }
 

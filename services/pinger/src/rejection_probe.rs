@@ -10,14 +10,17 @@ use chassis::{
     failure::FailureReason,
     metrics::Metrics,
     readiness::Readiness,
-    tls::{cert::OwnCertificate, client::ClientTls},
+    tls::{client::ClientTls, identity::Identity},
 };
 use prometheus::IntCounterVec;
 use rustls::{ClientConfig, pki_types::CertificateDer, sign::CertifiedKey};
-use serde::{Deserialize, Serialize};
 use tokio::{task::JoinHandle, time::sleep};
 
-use crate::{client::Outcome, config::RejectionProbe, startup::PingClientFactory};
+use crate::{
+    client::Outcome,
+    client_factory::PingClientFactory,
+    config::{ProbeCredential, RejectionProbe},
+};
 
 /// So many inconclusive probes in a row are an error.
 const MAX_INCONCLUSIVE: u32 = 10;
@@ -25,41 +28,17 @@ const MAX_INCONCLUSIVE: u32 = 10;
 /// The reason for which pinger is not ready after a failed probe.
 const NOT_READY: &str = "ponger accepted an untrusted client";
 
-/// A credential that ponger must reject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeCredential {
-    /// No certificate.
-    NoCertificate,
-    /// pinger's own certificate with an invalid signature.
-    InvalidSignature,
-}
-
-impl ProbeCredential {
-    /// Every credential.
-    pub const ALL: [Self; 2] = [Self::NoCertificate, Self::InvalidSignature];
-
-    /// The name in logs and labels.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NoCertificate => "no_certificate",
-            Self::InvalidSignature => "invalid_signature",
-        }
-    }
-
-    /// A configuration that verifies ponger as always, and presents this credential; `None` where it
-    /// cannot be made, since pinger has no certificate of its own.
-    pub fn client_config(
-        self,
-        tls: &ClientTls,
-        own: Option<&OwnCertificate>,
-    ) -> Option<ClientConfig> {
-        match self {
-            Self::NoCertificate => Some(tls.config_presenting(None)),
-            Self::InvalidSignature => {
-                let certified = own.and_then(|own| with_invalid_signature(&own.certified))?;
-                Some(tls.config_presenting(Some(Arc::new(certified))))
-            }
+/// A configuration that verifies ponger as always, and presents `credential`; `None` where it cannot
+/// be made, since pinger has no certificate of its own.
+fn client_config(
+    credential: ProbeCredential,
+    identity: &Identity<ClientTls>,
+) -> Option<ClientConfig> {
+    match credential {
+        ProbeCredential::NoCertificate => Some(identity.tls.config_presenting(None)),
+        ProbeCredential::InvalidSignature => {
+            let certified = with_invalid_signature(&identity.own.as_ref()?.certified)?;
+            Some(identity.tls.config_presenting(Some(Arc::new(certified))))
         }
     }
 }
@@ -162,8 +141,10 @@ async fn run(
         sleep(settings.interval.0).await;
         let mut results = Vec::new();
         for credential in &settings.credentials {
-            let Some(client) = clients.probe_client(*credential) else { continue };
-            let outcome = client.ping().await;
+            let identity = clients.identity();
+            let config = identity.and_then(|identity| client_config(*credential, &identity));
+            let Some(config) = config else { continue };
+            let outcome = clients.client_by(config).ping().await;
             let result = ProbeResult::from_outcome(&outcome);
             metrics.record(*credential, result);
             log(*credential, result, &outcome);

@@ -1,10 +1,6 @@
 //! pinger as a whole: bind, reveal the port, ping until asked to stop.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
 use actix_rt::time::{sleep, timeout};
 use anyhow::{Context as _, bail};
@@ -16,20 +12,17 @@ use chassis::{
     telemetry,
     tls::{
         cert::Role,
-        client::ClientTls,
         clock::Clock,
         metrics::IdentityMetrics,
-        reload::{IdentityWatch, ReloadHandle, ReloadSettings, spawn_reloader},
+        reload::{ReloadHandle, ReloadSettings, spawn_reloader},
     },
 };
-use rustls::ClientConfig;
 
 use crate::{
-    client::PingClient,
-    config::{Config, Target},
-    connector::ConnectorTls,
+    client_factory::PingClientFactory,
+    config::Config,
     record::{Recorder, Summary},
-    rejection_probe::{ProbeCredential, ProbeMetrics, spawn_rejection_probes},
+    rejection_probe::{ProbeMetrics, spawn_rejection_probes},
 };
 
 /// pinger, bound and not yet running.
@@ -82,12 +75,7 @@ impl Application {
             (Some(handle), Some(identity))
         };
         let admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
-        let clients = PingClientFactory {
-            config: config.clone(),
-            target: config.target()?,
-            identity,
-            clock: clock.clone(),
-        };
+        let clients = PingClientFactory::new(config.clone(), identity, clock.clone())?;
         Ok(Self {
             admin,
             readiness,
@@ -189,59 +177,4 @@ async fn ping_until_stopped(
         recorder.record(seq, &outcome);
     }
     Ok(())
-}
-
-/// Makes clients of ponger that use the current identity.
-#[derive(Clone, Debug)]
-pub struct PingClientFactory {
-    config: Config,
-    target: Target,
-    identity: Option<IdentityWatch<ClientTls>>,
-    clock: Clock,
-}
-
-impl PingClientFactory {
-    /// A client that presents our own certificate. Each connection uses the current one.
-    fn client(&mut self) -> PingClient {
-        if let Some(identity) = &mut self.identity {
-            identity.borrow_and_update();
-        }
-        self.client_with(None, self.config.ponger.keep_alive.0)
-    }
-
-    /// A client that presents `credential`, and keeps no connection; `None` where pinger has no
-    /// certificate to make it from, or TLS is disabled.
-    pub fn probe_client(&self, credential: ProbeCredential) -> Option<PingClient> {
-        let current = self.identity.as_ref()?.current();
-        let config = credential.client_config(&current.tls, current.own.as_deref())?;
-        Some(self.client_with(Some(Arc::new(config)), Duration::ZERO))
-    }
-
-    fn client_with(&self, config: Option<Arc<ClientConfig>>, keep_alive: Duration) -> PingClient {
-        let tls = self.identity.clone().map(|identity| ConnectorTls {
-            config,
-            identity,
-            clock: self.clock.clone(),
-        });
-        PingClient::new(&self.target, tls, &self.config, keep_alive)
-    }
-
-    /// Waits until the connection that `client` keeps may no longer be used: another identity was
-    /// loaded, or a certificate expires within the time that a ping may take.
-    async fn until_stale(&mut self, client: &PingClient) {
-        let Some(identity) = &mut self.identity else {
-            return std::future::pending().await;
-        };
-        let credentials = client.credentials();
-        let ping_time = self.config.timeout.0 + Duration::from_secs(1);
-        tokio::select! {
-            () = identity.changed() => {}
-            () = async {
-                match &credentials {
-                    Some(credentials) => credentials.until_revoked_within(ping_time).await,
-                    None => std::future::pending().await,
-                }
-            } => {}
-        }
-    }
 }

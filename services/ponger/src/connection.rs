@@ -45,7 +45,7 @@ const SHUTDOWN_READ_GRACE: Duration = Duration::from_millis(200);
 
 /// How much is read before a response is written: it bounds the head of a request, and how many
 /// requests are accepted at once (pipelining).
-const MAX_UNANSWERED_BYTES: usize = 16 * 1024;
+pub const MAX_UNANSWERED_BYTES: usize = 16 * 1024;
 
 /// The other end of a connection. Handlers get it by `request.conn_data::<Rc<Peer>>()`.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl ServerIo {
         Self {
             stream,
             peer,
-            watchdog: Watchdog::new(Box::pin(closing), deadline, limits.request),
+            watchdog: Watchdog::new(Box::pin(closing), deadline),
             closing: None,
             shutdown_grace: None,
             in_request: false,
@@ -169,11 +169,10 @@ impl ServerIo {
     /// Looks, if something woke us for it, whether the connection is to close or its deadline has
     /// passed.
     fn check(&mut self, cx: &Context<'_>) -> io::Result<()> {
-        let active = self.in_request || self.write_blocked;
-        if let Some(reason) = self.watchdog.poll(cx, active, self.closing.is_none())? {
+        if let Some(reason) = self.watchdog.poll(cx, self.closing.is_none())? {
             self.closing = Some(reason);
             if reason == CloseReason::Revoked {
-                self.watchdog.advance_deadline(Instant::now() + REVOKED_WRITE_TIMEOUT);
+                self.watchdog.set_deadline(Instant::now() + REVOKED_WRITE_TIMEOUT);
             }
         }
         Ok(())
@@ -182,9 +181,7 @@ impl ServerIo {
     /// Records whether the peer reads what is written.
     fn note_written<T>(&mut self, cx: &Context<'_>, written: &Poll<io::Result<T>>) {
         self.write_blocked = written.is_pending();
-        if self.write_blocked {
-            self.watchdog.arm();
-        } else if std::mem::take(&mut self.read_waits) {
+        if !self.write_blocked && std::mem::take(&mut self.read_waits) {
             cx.waker().wake_by_ref();
         }
     }
@@ -217,7 +214,6 @@ impl AsyncRead for ServerIo {
             if !io.in_request {
                 io.in_request = true;
                 io.watchdog.set_deadline(Instant::now() + io.limits.request);
-                io.watchdog.arm();
             }
         }
         if read.is_pending() && io.closing == Some(CloseReason::Shutdown) && !io.in_request {
@@ -274,15 +270,13 @@ impl AsyncWrite for ServerIo {
 
 /// Waits for a connection's end and watches its deadline, beside its reads and writes. These happen
 /// several times a request, and what is waited for here almost never: so it is polled only when its
-/// own waker was called, and the timer is not set at each request.
+/// own waker was called, and the timer is not set at each request. Between requests actix's timers
+/// come first, but it has none for a body that follows a response.
 struct Watchdog {
     closing: Pin<Box<dyn Future<Output = CloseReason>>>,
     deadline: Instant,
     /// Fires at the deadline, or earlier, to look whether the deadline was moved.
     timer: Pin<Box<Sleep>>,
-    armed: bool,
-    /// The longest time for which the timer is set: no deadline is nearer when it is moved.
-    interval: Duration,
     waker: Arc<WatchdogWaker>,
 }
 
@@ -299,71 +293,36 @@ impl Wake for WatchdogWaker {
 }
 
 impl Watchdog {
-    fn new(
-        closing: Pin<Box<dyn Future<Output = CloseReason>>>,
-        deadline: Instant,
-        interval: Duration,
-    ) -> Self {
+    fn new(closing: Pin<Box<dyn Future<Output = CloseReason>>>, deadline: Instant) -> Self {
         let waker = WatchdogWaker { woken: AtomicBool::new(true), connection: AtomicWaker::new() };
-        Self {
-            closing,
-            deadline,
-            timer: Box::pin(sleep_until(deadline)),
-            armed: true,
-            interval,
-            waker: Arc::new(waker),
-        }
+        let timer = Box::pin(sleep_until(deadline));
+        Self { closing, deadline, timer, waker: Arc::new(waker) }
     }
 
-    /// Moves the deadline, by at least the interval from now.
+    /// Moves the deadline. The timer is set only if it would fire too late.
     fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
-    }
-
-    /// Moves the deadline to an earlier time.
-    fn advance_deadline(&mut self, deadline: Instant) {
-        self.deadline = deadline;
-        self.set_timer(deadline);
-    }
-
-    /// Sets the timer unless it is set.
-    fn arm(&mut self) {
-        if !self.armed {
-            self.set_timer(self.deadline.min(Instant::now() + self.interval));
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+            // A timer that is set must be polled once.
+            self.waker.woken.store(true, Ordering::Release);
+            self.waker.connection.wake();
         }
     }
 
-    fn set_timer(&mut self, time: Instant) {
-        self.timer.as_mut().reset(time);
-        self.armed = true;
-        // A timer that is set must be polled once.
-        self.waker.woken.store(true, Ordering::Release);
-        self.waker.connection.wake();
-    }
-
-    /// The reason to close, if there is a new one. `active` says whether the peer has something to do
-    /// by the deadline; connections between requests are actix's matter.
-    fn poll(
-        &mut self,
-        cx: &Context<'_>,
-        active: bool,
-        open: bool,
-    ) -> io::Result<Option<CloseReason>> {
+    /// The reason to close, if there is a new one and the connection is `open`.
+    fn poll(&mut self, cx: &Context<'_>, open: bool) -> io::Result<Option<CloseReason>> {
         self.waker.connection.register(cx.waker());
         if !self.waker.woken.swap(false, Ordering::AcqRel) {
             return Ok(None);
         }
         let waker = Waker::from(Arc::clone(&self.waker));
         let mut cx = Context::from_waker(&waker);
-        while self.armed && self.timer.as_mut().poll(&mut cx).is_ready() {
-            let now = Instant::now();
-            if now >= self.deadline {
+        while self.timer.as_mut().poll(&mut cx).is_ready() {
+            if Instant::now() >= self.deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.armed = active;
-            if active {
-                self.timer.as_mut().reset(self.deadline.min(now + self.interval));
-            }
+            self.timer.as_mut().reset(self.deadline);
         }
         match open.then(|| self.closing.as_mut().poll(&mut cx)) {
             Some(Poll::Ready(reason)) => Ok(Some(reason)),

@@ -12,9 +12,10 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Bytes that a client may send in its handshake: the largest certificate chain, and a `ClientHello`
-/// and what else there is. A `ClientHello` with a post-quantum key share has about 2 KiB.
-pub const MAX_HANDSHAKE_BYTES: usize = MAX_CHAIN_BYTES + 8 * 1024;
+/// Bytes that a client may send before its handshake is found to be complete: the largest certificate
+/// chain; a `ClientHello`, which has about 2 KiB with a post-quantum key share; and the first record
+/// with a request, which may follow at once (RFC 8446, section 5.1: at most 16 KiB).
+pub const MAX_HANDSHAKE_BYTES: usize = MAX_CHAIN_BYTES + 8 * 1024 + 16 * 1024;
 
 /// A TCP stream that fails when a handshake takes more than [`MAX_HANDSHAKE_BYTES`].
 #[derive(Debug)]

@@ -68,6 +68,9 @@ const DESCRIPTORS_PER_WORKER: u64 = 4;
 /// How long a handshake may still take after the service began to stop.
 const SHUTDOWN_HANDSHAKE_GRACE: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether all connections are closed.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
+
 /// `connections`, lowered to what `limit` open files allow with so many workers, so that the
 /// connection limit is met first and the process always has descriptors to spare. At least one.
 pub fn clamp_to_fd_limit(connections: u32, limit: Option<u64>, workers: usize) -> u32 {
@@ -185,10 +188,19 @@ impl Server {
     /// that; returns how many are left after `limit`.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.shutdown.send_replace(true);
-        let total = self.limits.connections;
-        // All permits are free when all connections are closed.
-        let _ = timeout(limit, self.permits.acquire_many(total)).await;
-        total as usize - self.permits.available_permits().min(total as usize)
+        let open = || self.limits.connections as usize - self.permits.available_permits();
+        // Not by waiting for all permits: a semaphore that is waited for has none for the connections
+        // that were accepted just before.
+        let closed = async {
+            loop {
+                sleep(DRAIN_POLL_INTERVAL).await;
+                if open() == 0 {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(limit, closed).await;
+        open()
     }
 
     async fn accept(

@@ -2,9 +2,10 @@
 
 use std::{fs, io, path::Path, sync::Arc};
 
+pub use rcgen;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
 use rustls::{
     crypto::aws_lc_rs::sign::any_supported_type,
@@ -25,6 +26,7 @@ pub struct Leaf {
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     usages: Vec<ExtendedKeyUsagePurpose>,
+    extensions: Vec<CustomExtension>,
     is_ca: bool,
 }
 
@@ -37,6 +39,7 @@ impl Default for Leaf {
             not_before: now - Duration::MINUTE,
             not_after: now + Duration::HOUR,
             usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            extensions: Vec::new(),
             is_ca: false,
         }
     }
@@ -115,6 +118,12 @@ impl Leaf {
         self
     }
 
+    /// Adds an extension that rcgen does not have.
+    pub fn extension(mut self, extension: CustomExtension) -> Self {
+        self.extensions.push(extension);
+        self
+    }
+
     /// Sets `CA:TRUE`, as `openssl req -x509 -addext` does; verifiers reject such a leaf.
     pub fn ca_true(mut self) -> Self {
         self.is_ca = true;
@@ -142,6 +151,7 @@ impl Leaf {
         params.not_after = self.not_after;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages.clone_from(&self.usages);
+        params.custom_extensions.clone_from(&self.extensions);
         if self.is_ca {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.key_usages.push(KeyUsagePurpose::KeyCertSign);
@@ -201,6 +211,7 @@ impl Issued {
 
 /// A certificate authority, root or intermediate, whose key stays in memory.
 pub struct Ca {
+    params: CertificateParams,
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
     /// PEM of the intermediates above a leaf, from the lowest upwards.
@@ -227,10 +238,17 @@ impl Ca {
     /// # Panics
     /// When the cryptography library cannot make a key or a signature.
     pub fn valid(common_name: &str, from: Duration, to: Duration) -> Self {
-        let key = new_key();
-        let params = ca_params(common_name, from, to);
-        let certificate = params.self_signed(&key).expect("a root").pem();
-        Self { issuer: Issuer::new(params, key), certificate, intermediates: String::new() }
+        Self::from_params(ca_params(common_name, from, to), None)
+    }
+
+    /// A root with the contents that `change` gives it: constraints, or faults.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a key or a signature.
+    pub fn customized(common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
+        change(&mut params);
+        Self::from_params(params, None)
     }
 
     /// An intermediate below this authority.
@@ -246,11 +264,32 @@ impl Ca {
     /// # Panics
     /// When the cryptography library cannot make a key or a signature.
     pub fn intermediate_valid(&self, common_name: &str, from: Duration, to: Duration) -> Self {
+        Self::from_params(ca_params(common_name, from, to), Some(self))
+    }
+
+    fn from_params(params: CertificateParams, parent: Option<&Self>) -> Self {
         let key = new_key();
-        let params = ca_params(common_name, from, to);
-        let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate").pem();
-        let intermediates = format!("{certificate}{}", self.intermediates);
-        Self { issuer: Issuer::new(params, key), certificate, intermediates }
+        let (certificate, intermediates) = match parent {
+            None => (params.self_signed(&key).expect("a root").pem(), String::new()),
+            Some(parent) => {
+                let signed = params.signed_by(&key, &parent.issuer).expect("an intermediate").pem();
+                (signed.clone(), format!("{signed}{}", parent.intermediates))
+            }
+        };
+        Self { issuer: Issuer::new(params.clone(), key), params, certificate, intermediates }
+    }
+
+    /// A certificate for the subject and the key of `other`, issued by this authority, as PEM: a
+    /// peer that trusts either of them accepts what `other` issued.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a signature.
+    pub fn cross_sign(&self, other: &Self, from: Duration, to: Duration) -> String {
+        let now = OffsetDateTime::now_utc();
+        let mut params = other.params.clone();
+        (params.not_before, params.not_after) = (now + from, now + to);
+        let key = other.issuer.key();
+        params.signed_by(key, &self.issuer).expect("a cross-signed certificate").pem()
     }
 
     /// This authority's own certificate as PEM: for a root, the trust root.

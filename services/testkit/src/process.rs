@@ -76,6 +76,11 @@ impl Service {
         Self { child, log, readers: readers.into() }
     }
 
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// All log lines until now.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().lines.clone()

@@ -55,7 +55,7 @@ impl Metrics {
 pub struct Identity {
     /// How often the files of certificate, key and trust bundle are checked for changes.
     pub poll_interval: HumanDuration,
-    /// How long before a certificate expires a warning is logged. Default: a third of its lifetime.
+    /// How long before a certificate expires a warning is logged. Default: a third of its lifetime, at most 30 days.
     pub expiry_warning: Option<HumanDuration>,
 }
 

@@ -9,8 +9,12 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _,
-    public_key::PublicKey,
+    asn1_rs::{Oid, Tagged as _},
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY,
+    prelude::FromDer as _,
+    x509::X509Version,
 };
 
 use super::{
@@ -240,15 +244,22 @@ impl Preflight<'_> {
             }
         }
         let path = self.path_of_issuers()?;
-        let (anchor, below) = match path.as_slice() {
-            [below @ .., anchor] => (*anchor, below),
-            [] => (leaf, &[][..]),
+        for der in &path {
+            // The uppermost is the anchor of the verification below, which does not look at this.
+            let issuer = self.parse(der)?;
+            if !issuer.is_ca() && issuer.version() != X509Version::V1 {
+                return Err(self
+                    .error(format!(
+                        "`{}` in it is not the certificate of a CA, so verifiers reject what it issued",
+                        issuer.subject()
+                    ))
+                    .hint("issue the leaf with a CA whose certificate says CA:TRUE"));
+            }
+        }
+        let verified = match path.as_slice() {
+            [below @ .., anchor] => self.verify(below, anchor),
+            [] => self.verify(&[], leaf),
         };
-        let intermediates: Vec<_> = below.iter().map(|der| (*der).clone()).collect();
-        let mut store = RootCertStore::empty();
-        let verified = store
-            .add(anchor.clone())
-            .and_then(|()| verify(leaf, &intermediates, Arc::new(store), self.role, self.now));
         match verified {
             Ok(()) => {}
             // It is not self-signed: whether its signature is good, only its issuer's key tells.
@@ -278,7 +289,7 @@ impl Preflight<'_> {
         let mut rest: Vec<_> = self.chain[1..].iter().collect();
         let mut path = Vec::new();
         let mut below = &self.chain[0];
-        while let Some(position) = self.position_of_issuer(below, &rest)? {
+        while let Some(position) = self.position_of_issuer(below, &path, &rest)? {
             below = rest.remove(position);
             path.push(below);
         }
@@ -296,21 +307,43 @@ impl Preflight<'_> {
         Ok(path)
     }
 
+    /// Which of `candidates` is the issuer of `certificate`, to which `path` leads from the leaf.
     fn position_of_issuer(
         &self,
         certificate: &CertificateDer<'_>,
-        candidates: &[&CertificateDer<'_>],
+        path: &[&CertificateDer<'static>],
+        candidates: &[&CertificateDer<'static>],
     ) -> Result<Option<usize>, ConfigError> {
         let certificate = self.parse(certificate)?;
+        let mut named = Vec::new();
         for (position, der) in candidates.iter().enumerate() {
             let candidate = self.parse(der)?;
             if candidate.subject() == certificate.issuer()
                 && Validity::from_parsed(&candidate).contains(self.now)
             {
-                return Ok(Some(position));
+                named.push(position);
             }
         }
-        Ok(None)
+        // Several CAs may have one name: their keys tell them apart.
+        let is_issuer = |position: &&usize| match self.verify(path, candidates[**position]) {
+            Ok(()) => true,
+            Err(error) => !is_not_its_issuers(&error),
+        };
+        let issuer = named.iter().find(is_issuer);
+        // The leaf needs one of them; above its issuer, what does not fit is not needed.
+        Ok(issuer.or_else(|| named.first().filter(|_| path.is_empty())).copied())
+    }
+
+    /// Verifies the leaf by the intermediates `below` up to `anchor`.
+    fn verify(
+        &self,
+        below: &[&CertificateDer<'static>],
+        anchor: &CertificateDer<'static>,
+    ) -> Result<(), rustls::Error> {
+        let below: Vec<_> = below.iter().map(|der| (*der).clone()).collect();
+        let mut store = RootCertStore::empty();
+        store.add(anchor.clone())?;
+        verify(&self.chain[0], &below, Arc::new(store), self.role, self.now)
     }
 
     fn describe_key_error(&self, error: &rustls::Error) -> ConfigError {
@@ -369,17 +402,15 @@ fn is_not_its_issuers(error: &rustls::Error) -> bool {
     )
 }
 
-/// What webpki does not support in a certificate, and would report with a misleading reason.
+/// What webpki and aws-lc do not support in a certificate, and would report with a misleading reason.
 pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
-    if let Ok(PublicKey::EC(_)) = certificate.public_key().parsed()
-        && certificate
-            .public_key()
-            .algorithm
-            .parameters
-            .as_ref()
-            .is_none_or(|it| it.as_oid().is_err())
-    {
-        return Some("has an EC key with explicit parameters, which RFC 5480 forbids; make a key of a named curve (`openssl ecparam -name prime256v1`)".into());
+    let subject = certificate.subject();
+    let key = &certificate.public_key().algorithm;
+    let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.tag() == Oid::TAG);
+    if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && !is_named_curve() {
+        return Some(format!(
+            "(`{subject}`) has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256"
+        ));
     }
     let constraints = certificate.name_constraints().ok().flatten()?.value;
     let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
@@ -390,8 +421,7 @@ pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
         .any(|subtree| matches!(subtree.base, GeneralName::URI(_)));
     of_uris.then(|| {
         format!(
-            "(`{}`) has a name constraint on URIs, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only",
-            certificate.subject()
+            "(`{subject}`) has a name constraint on URIs, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only"
         )
     })
 }
@@ -408,4 +438,17 @@ pub(super) fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'
 /// The validity of a certificate, if it can be read.
 pub fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
     parse(der).ok().map(|certificate| Validity::from_parsed(&certificate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_bytes_behind_the_end_of_a_certificate() {
+        let mut der = testkit::Leaf::new().self_signed().chain_der()[0].to_vec();
+        assert!(parse(&der.clone().into()).is_ok());
+        der.push(0);
+        assert_eq!(parse(&der.into()).unwrap_err(), "has bytes behind its end");
+    }
 }

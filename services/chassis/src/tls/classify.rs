@@ -213,19 +213,136 @@ fn alert_name(alert: AlertDescription) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use rustls::{InvalidMessage, OtherError, PeerIncompatible, pki_types::ServerName};
+
     use super::*;
 
-    #[test]
-    fn alerts_have_the_names_of_the_rfc() {
-        assert_eq!(alert_name(AlertDescription::CertificateRequired), "certificate_required");
-        assert_eq!(alert_name(AlertDescription::UnknownCA), "unknown_ca");
-        assert_eq!(alert_name(AlertDescription::BadCertificate), "bad_certificate");
+    fn classify(error: impl Into<Error>) -> Failure {
+        from_io("ponger", &io::Error::other(error.into()))
+    }
+
+    fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
+        CertificateError::Other(OtherError(Arc::new(error)))
+    }
+
+    fn not_for(names: &[&str]) -> CertificateError {
+        CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("ponger").unwrap(),
+            presented: names.iter().map(|name| (*name).to_owned()).collect(),
+        }
     }
 
     #[test]
-    fn finds_a_tls_error_inside_nested_io_errors() {
-        let tls = Error::AlertReceived(AlertDescription::CertificateRequired);
-        let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
-        assert_eq!(from_io("ponger", &error).reason, FailureReason::TlsRefusedByPeer);
+    fn names_what_is_wrong_with_a_certificate_and_what_to_do() {
+        use CertificateError as Wrong;
+        use FailureReason::{TlsExpired, TlsNotYetValid, TlsUntrusted, TlsWrongName};
+        let [time, not_after, not_before] =
+            [2, 1, 3].map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
+        let (a, o) = ("ä".repeat(80), "ö".repeat(80));
+        for (error, reason, cause) in [
+            (Wrong::Expired, TlsExpired, "or one above it in the chain expired; renew it"),
+            (
+                Wrong::ExpiredContext { time, not_after },
+                TlsExpired,
+                "or one above it in the chain expired at 1970-01-01T00:00:01Z; renew it",
+            ),
+            (Wrong::NotValidYet, TlsNotYetValid, "is not valid yet; compare the clocks"),
+            (
+                Wrong::NotValidYetContext { time, not_before },
+                TlsNotYetValid,
+                "is not valid yet before 1970-01-01T00:00:03Z;",
+            ),
+            (Wrong::NotValidForName, TlsWrongName, "is for another name; reissue it"),
+            (not_for(&["other"]), TlsWrongName, "is not for ponger but for: other; reissue it"),
+            (not_for(&[&a, &(o.clone() + "ö")]), TlsWrongName, &format!("for: {a}, {o}...;")),
+            (not_for(&[]), TlsWrongName, "for: no name;"),
+            (not_for(&["a", "b", "c", "d"]), TlsWrongName, "for: a, b, c, d;"),
+            (not_for(&["a", "b", "c", "d", "e", "f"]), TlsWrongName, "a, b, c, d, and 2 more;"),
+            (Wrong::UnknownIssuer, TlsUntrusted, "is not signed by a trusted CA; add its root"),
+            (other(io::Error::other("CaUsedAsEndEntity")), TlsUntrusted, "says CA:TRUE"),
+            (other(io::Error::other("a mystery")), TlsUntrusted, "is not accepted: a mystery"),
+            (Wrong::BadSignature, TlsUntrusted, "has a signature that cannot be verified"),
+            (Wrong::InvalidPurpose, TlsUntrusted, "is for another purpose"),
+            (Wrong::UnhandledCriticalExtension, TlsUntrusted, "critical extension"),
+            (Wrong::BadEncoding, TlsUntrusted, "is not well-formed; "),
+            (Wrong::Revoked, TlsUntrusted, "is not accepted: "),
+        ] {
+            let failure = classify(error);
+            assert_eq!(failure.reason, reason, "{failure}");
+            assert!(failure.cause.starts_with("ponger's certificate "), "{failure}");
+            assert!(failure.cause.contains(cause), "{failure}");
+        }
+        let failure = classify(other(PeerIdError::MultipleUris(2)));
+        assert_eq!(failure.reason, FailureReason::TlsWrongId);
+        assert!(failure.cause.starts_with("ponger has another identity: the certificate has 2"));
+    }
+
+    #[test]
+    fn alert_is_a_rejection_and_explained() {
+        for (alert, cause) in [
+            (AlertDescription::CertificateRequired, "certificate_required: it requires a"),
+            (AlertDescription::UnknownCA, "unknown_ca: it does not trust the root"),
+            (AlertDescription::CertificateExpired, "certificate_expired: the presented"),
+            (AlertDescription::BadCertificate, "bad_certificate: it does not accept"),
+            (AlertDescription::UnsupportedCertificate, "unsupported_certificate: it does not"),
+            (AlertDescription::CertificateUnknown, "certificate_unknown: it does not accept"),
+            (AlertDescription::DecryptError, "decrypt_error: it does not accept"),
+            (AlertDescription::ProtocolVersion, "protocol_version: it supports no TLS version"),
+            (AlertDescription::HandshakeFailure, "handshake_failure: it supports none"),
+            (AlertDescription::AccessDenied, "access_denied: it denies access"),
+            (AlertDescription::InternalError, "internal_error: see its log"),
+        ] {
+            let failure = classify(Error::AlertReceived(alert));
+            assert_eq!(failure.reason, FailureReason::TlsRefusedByPeer);
+            let start = format!("ponger rejected the handshake with the alert {cause}");
+            assert!(failure.cause.starts_with(&start), "{failure}");
+        }
+        for alert in [AlertDescription::CloseNotify, AlertDescription::UserCanceled] {
+            let failure = classify(Error::AlertReceived(alert));
+            assert_eq!(failure.reason, FailureReason::Reset);
+            assert_eq!(failure.cause, "ponger closed the connection");
+        }
+    }
+
+    #[test]
+    fn other_tls_errors_are_of_the_protocol_and_socket_errors_are_resets() {
+        for (error, cause) in [
+            (
+                Error::InvalidMessage(InvalidMessage::InvalidContentType),
+                "ponger did not answer with TLS (is it plain HTTP?)",
+            ),
+            (
+                Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig),
+                "ponger does not support a TLS version that is allowed here (minTlsVersion)",
+            ),
+            (Error::HandshakeNotComplete, "TLS with ponger failed: "),
+            (Error::DecryptError, "TLS with ponger failed: "),
+            (Error::NoApplicationProtocol, "TLS with ponger failed: "),
+        ] {
+            let failure = classify(error);
+            assert_eq!(failure.reason, FailureReason::TlsProtocol, "{failure}");
+            assert!(failure.cause.starts_with(cause), "{failure}");
+        }
+        let failure = classify(Error::NoCertificatesPresented);
+        assert_eq!(failure.reason, FailureReason::TlsNoCertificate);
+        assert_eq!(failure.cause, "ponger presented no certificate");
+        for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof] {
+            assert_eq!(from_io("ponger", &kind.into()).reason, FailureReason::Reset);
+        }
+    }
+
+    #[test]
+    fn finds_a_tls_error_inside_nested_errors() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] io::Error);
+        let outer = Outer(io::Error::other(io::Error::other(Error::DecryptError)));
+        assert_eq!(find_source::<Error>(&outer), Some(&Error::DecryptError));
+        assert!(find_source::<Outer>(&outer).is_some());
+        assert!(find_source::<PeerIdError>(&outer).is_none());
+        let reason = from_io("ponger", &io::Error::other(outer)).reason;
+        assert_eq!(reason, FailureReason::TlsProtocol);
     }
 }

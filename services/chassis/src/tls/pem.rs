@@ -101,8 +101,8 @@ fn read_certificates(
 }
 
 fn items(path: &Path, bytes: &[u8]) -> Result<Vec<Item>, ConfigError> {
-    check_boundaries(path, bytes)?;
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    check_boundaries(path, bytes)?;
     rustls_pemfile::read_all(&mut &*bytes).collect::<Result<_, _>>().map_err(|_| {
         // The header of such a key is not base64.
         let old = b"Proc-Type: 4,ENCRYPTED";
@@ -120,10 +120,12 @@ fn check_boundaries(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
     // Nothing but whole labels is quoted: the rest may be a key.
     let mut open = None;
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.trim_ascii();
-        if !line.starts_with(b"-----BEGIN") && !line.starts_with(b"-----END") {
+        let text = line.trim_ascii_start();
+        if !text.starts_with(b"-----BEGIN") && !text.starts_with(b"-----END") {
             continue;
         }
+        // The parser would skip an indented boundary: it is not a whole one here either.
+        let line = line.trim_ascii_end();
         match (label(line, b"-----BEGIN "), label(line, b"-----END "), open.take()) {
             (Some(label), None, None) => open = Some(label),
             (None, Some(label), Some(begun)) if label == begun => {}

@@ -44,8 +44,9 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How many times [`SETTLE_INTERVAL`] is waited for before such a reload goes on as ordinary polls.
 const MAX_SETTLE_ATTEMPTS: usize = 50;
 
-/// How often rejected files are verified again: a certificate may become valid as time passes.
-const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often rejected files are verified again, in seconds: a certificate may become valid as time
+/// passes.
+const RETRY_INTERVAL: u64 = 10;
 
 /// By how much the system clock must be set to wake those who wait for a certificate's expiry.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
@@ -220,9 +221,9 @@ struct Reloader<T> {
 
 impl<T: Send + Sync> Reloader<T> {
     fn run(mut self, commands: &Receiver<Command>) {
+        let mut before = (Instant::now(), self.settings.clock.now());
         loop {
             self.warn_of_expiry();
-            let before = (Instant::now(), self.settings.clock.now());
             match commands.recv_timeout(self.settings.poll_interval) {
                 Ok(Command::Reload) => self.reload_now(commands),
                 Err(RecvTimeoutError::Timeout) => {
@@ -230,12 +231,14 @@ impl<T: Send + Sync> Reloader<T> {
                 }
                 Ok(Command::Shutdown) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.wake_after_clock_step(before);
+            before = self.wake_after_clock_step(before);
         }
     }
 
     /// Looks at the files until they have settled.
     fn reload_now(&mut self, commands: &Receiver<Command>) {
+        // One look carries out all orders that came before it. A later one may be about later files.
+        while let Ok(Command::Reload) = commands.try_recv() {}
         let mut looked = Looked::default();
         for _ in 0..MAX_SETTLE_ATTEMPTS {
             let next = self.look(true);
@@ -246,8 +249,6 @@ impl<T: Send + Sync> Reloader<T> {
             }
             thread::sleep(SETTLE_INTERVAL);
         }
-        // Orders that came meanwhile have been carried out.
-        while let Ok(Command::Reload) = commands.try_recv() {}
         if !looked.changed && !looked.settling {
             tracing::info!("TLS identity unchanged");
         }
@@ -266,7 +267,7 @@ impl<T: Send + Sync> Reloader<T> {
             let source = &self.sources.trust;
             let load = |contents: &Contents| load_trust(source, contents, now);
             if let Some(loaded) =
-                files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked)
+                files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked, now)
             {
                 tracing::info!(
                     unit = Unit::TrustBundle.label(),
@@ -299,7 +300,7 @@ impl<T: Send + Sync> Reloader<T> {
                 Ok(loaded)
             };
             if let Some(loaded) =
-                files.update(forced, own.as_ref(), load, &self.metrics, &mut looked)
+                files.update(forced, own.as_ref(), load, &self.metrics, &mut looked, now)
             {
                 tracing::info!(
                     unit = Unit::Certificate.label(),
@@ -346,13 +347,14 @@ impl<T: Send + Sync> Reloader<T> {
     }
 
     /// Wakes those who wait for a certificate's expiry, since a sleep does not notice that the clock
-    /// was set.
-    fn wake_after_clock_step(&self, (instant, time): (Instant, UnixTime)) {
-        let expected = super::clock::add(time, instant.elapsed());
-        let off = expected.as_secs().abs_diff(self.settings.clock.now().as_secs());
-        if off > CLOCK_STEP.as_secs() {
+    /// was set. Returns the time from which to look the next time.
+    fn wake_after_clock_step(&self, before: (Instant, UnixTime)) -> (Instant, UnixTime) {
+        let now = (Instant::now(), self.settings.clock.now());
+        let expected = super::clock::add(before.1, now.0 - before.0);
+        if expected.as_secs().abs_diff(now.1.as_secs()) > CLOCK_STEP.as_secs() {
             self.publish.send_modify(|_| {});
         }
+        now
     }
 
     fn warn_of_expiry(&mut self) {
@@ -392,8 +394,8 @@ struct UnitFiles {
     digest: u64,
     /// Changed contents that the last look saw, and this one must see again.
     candidate: Option<u64>,
-    /// When the contents were rejected.
-    rejected: Option<Instant>,
+    /// When the contents were rejected, or last verified again.
+    rejected: Option<UnixTime>,
     /// Whether to verify rejected contents again now.
     retry: bool,
 }
@@ -413,9 +415,12 @@ impl UnitFiles {
         load: impl FnOnce(&Contents) -> Result<U, ConfigError>,
         metrics: &IdentityMetrics,
         looked: &mut Looked,
+        now: UnixTime,
     ) -> Option<Arc<U>> {
+        // By the clock that certificates are verified by: when it is set, they are verified again.
+        let is_due = |since: UnixTime| since.as_secs().abs_diff(now.as_secs()) >= RETRY_INTERVAL;
         let retry = std::mem::take(&mut self.retry) && self.rejected.is_some()
-            || self.rejected.is_some_and(|since| since.elapsed() >= RETRY_INTERVAL);
+            || self.rejected.is_some_and(is_due);
         let paths = (self.paths)();
         let metadata = metadata(&paths);
         if !forced && !retry && self.candidate.is_none() && metadata == self.metadata {
@@ -456,7 +461,7 @@ impl UnitFiles {
                 Some(Arc::new(loaded))
             }
             Err(error) => {
-                self.rejected = Some(Instant::now());
+                self.rejected = Some(now);
                 if is_new || forced {
                     looked.changed = true;
                     metrics.record_reload(self.unit, false);

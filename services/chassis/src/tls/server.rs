@@ -101,7 +101,7 @@ impl ServerTls {
         config.ignore_client_order = true;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec(), b"http/1.0".to_vec()];
         Ok(Self { config: Arc::new(config), verifier })
     }
 }

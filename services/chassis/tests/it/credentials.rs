@@ -1,125 +1,165 @@
-//! For how long a connection may live with what it was opened with.
+//! For how long the certificates that a connection was opened with are valid.
+
+use std::time::Duration;
 
 use chassis::tls::{
-    clock::{Seconds, now},
-    credentials::Credentials,
-    identity::{Identity, Sources, Trusted},
-    leaf::Purpose,
-    peer_id::WrongId,
+    cert::validity,
+    credentials::ConnectionCredentials,
+    peer_id::{PeerIdError, SubjectAltNames},
+    server::ServerTls,
 };
-use rustls::pki_types::{CertificateDer, ServerName};
-use testkit::{Ca, Leaf};
-use time::Duration;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use testkit::{Ca, Issued, Leaf, PATIENCE};
+use time::Duration as Span;
 
-use crate::support::{Folder, chain};
+use crate::reload::{Running, TestClock};
 
-/// An identity that trusts `root`, lets `allowed` in, and has a leaf of its own for `own` seconds.
-fn identity(root: &Ca, allowed: Option<&str>, own: Option<i64>, purpose: Purpose) -> Identity {
-    let folder = Folder::new();
-    if let Some(seconds) = own {
-        let leaf = Leaf::ponger("a").valid(-Duration::HOUR, Duration::seconds(seconds));
-        root.issue(&leaf).write(&folder.path("")).expect("files");
-    }
-    let sources = Sources {
-        leaf: own.map(|_| folder.leaf_files()),
-        roots: Trusted::File(folder.write("ca.crt", root.pem())),
-        allowed: allowed.map(|name| [name.parse().expect("a name")].into()),
-    };
-    Identity::load(&sources, purpose).expect("an identity")
+fn lasting() -> Leaf {
+    Leaf::ponger("a").valid(-Span::HOUR, Span::HOUR * 20)
 }
 
-fn shown(root: &Ca, seconds: i64) -> Vec<CertificateDer<'static>> {
-    let leaf = Leaf::ponger("a").valid(-Duration::HOUR, Duration::seconds(seconds));
-    chain(&root.issue(&leaf).chain)
+fn credentials(
+    running: &Running,
+    chain: &[CertificateDer<'_>],
+) -> ConnectionCredentials<ServerTls> {
+    let server = &running.server;
+    let (watch, clock) = (server.watch.clone(), server.clock.clock());
+    ConnectionCredentials::new(chain, &server.current(), watch, clock)
 }
 
-const PONGER: &str = "spiffe://cluster.local/ns/a/sa/ponger";
+fn after(time: UnixTime) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(time.as_secs() + 1))
+}
 
-fn near(time: Seconds, expected: Seconds) -> bool {
-    (expected - 5..=expected + 5).contains(&time)
+fn not_after(issued: &Issued) -> UnixTime {
+    validity(&issued.chain_der()[0]).expect("a certificate").not_after
+}
+
+async fn revoked(credentials: &ConnectionCredentials<ServerTls>) {
+    let revoked = credentials.until_revoked();
+    tokio::time::timeout(PATIENCE, revoked).await.expect("a revocation");
 }
 
 #[test]
-fn a_clients_certificate_holds_until_its_end() {
+fn end_with_the_peers_certificate() {
     let root = Ca::new("a root");
-    let server = identity(&root, None, None, Purpose::Server);
-    let credentials = Credentials::new(Some(&shown(&root, 1000)), &server);
-    let (_, end) = credentials.leaf_validity().expect("a leaf");
-    assert!(near(end, now() + 1000));
-    for (time, holds) in [(now(), true), (end, true), (end + 1, false)] {
-        assert_eq!(credentials.hold_for_client(&server, time), holds, "{}", time - end);
-    }
-    assert_eq!(credentials.next_change(&server, now()), end + 1);
-    assert!(near(credentials.next_change(&server, end + 1), now() + 24 * 3600), "the root's end");
-    assert_eq!(credentials.next_change(&server, now() + 100_000), Seconds::MAX);
+    let running = Running::new(&lasting(), root.pem());
+    let peer = root.issue(&Leaf::ponger("a"));
+    let credentials = credentials(&running, &peer.chain_der());
+    assert_eq!(credentials.peer_validity(), validity(&peer.chain_der()[0]));
+    assert!(credentials.is_valid());
+    running.server.clock.manual.set(not_after(&peer));
+    assert!(credentials.is_valid(), "the last second is part of the validity");
+    running.server.clock.manual.set(after(not_after(&peer)));
+    assert!(!credentials.is_valid());
 }
 
 #[test]
-fn our_own_certificate_counts_too() {
+fn end_with_our_own_certificate() {
     let root = Ca::new("a root");
-    let (own, peers) = (500, 1000);
-    let server = identity(&root, None, Some(own), Purpose::Server);
-    let end = server.leaf.as_ref().expect("a leaf").facts.not_after;
-    let credentials = Credentials::new(Some(&shown(&root, peers)), &server);
-    assert!(credentials.hold_for_client(&server, end));
-    assert!(!credentials.hold_for_client(&server, end + 1));
-    assert_eq!(credentials.next_change(&server, now()), end + 1);
-
-    let client = identity(&root, None, Some(own), Purpose::Client);
-    let end = client.leaf.as_ref().expect("a leaf").facts.not_after;
-    let credentials = Credentials::new(Some(&shown(&root, peers)), &client);
-    let name = ServerName::try_from("ponger").expect("a name");
-    assert!(credentials.hold_for_server(&client, &name, end));
-    assert!(!credentials.hold_for_server(&client, &name, end + 1));
-    let other = ServerName::try_from("other").expect("a name");
-    assert!(!credentials.hold_for_server(&client, &other, now()));
+    let running = Running::new(&Leaf::ponger("a"), root.pem());
+    let own = running.server.current().own.as_ref().expect("a certificate").leaf.not_after;
+    for chain in [root.issue(&lasting()).chain_der(), Vec::new()] {
+        running.server.clock.manual.set(own);
+        let credentials = credentials(&running, &chain);
+        assert!(credentials.is_valid());
+        running.server.clock.manual.set(after(own));
+        assert!(!credentials.is_valid());
+    }
 }
 
-#[test]
-fn a_root_that_is_withdrawn_takes_what_it_vouched_for_with_it() {
+#[tokio::test]
+async fn end_when_the_root_is_withdrawn() {
     let (root, other) = (Ca::new("a root"), Ca::new("another root"));
-    let server = identity(&root, None, None, Purpose::Server);
-    let credentials = Credentials::new(Some(&shown(&root, 1000)), &server);
-    assert!(credentials.hold_for_client(&server, now()));
-    let without = identity(&other, None, None, Purpose::Server);
-    assert!(!credentials.hold_for_client(&without, now()));
+    let running = Running::new(&lasting(), &format!("{}{}", root.pem(), other.pem()));
+    let [withdrawn, kept] =
+        [&root, &other].map(|root| credentials(&running, &root.issue(&lasting()).chain_der()));
+    let anonymous = credentials(&running, &[]);
+    running.replace_roots(other.pem());
+    revoked(&withdrawn).await;
+    assert!(!withdrawn.is_valid() && kept.is_valid() && anonymous.is_valid());
+}
+
+/// The handshake may have used another identity than the current one.
+#[test]
+fn are_verified_again_where_the_bundle_has_changed_since_the_handshake() {
+    let (root, other) = (Ca::new("a root"), Ca::new("another root"));
+    let running = Running::new(&lasting(), root.pem());
+    let used = running.server.current();
+    let peer = root.issue(&lasting());
+    running.replace_roots(other.pem());
+    testkit::wait_until("the other root", || (!running.server.accepts(&peer)).then_some(()));
+    let (watch, clock) = (running.server.watch.clone(), running.server.clock.clock());
+    assert!(!ConnectionCredentials::new(&peer.chain_der(), &used, watch, clock).is_valid());
+}
+
+#[tokio::test]
+async fn end_when_the_root_expires() {
+    let ending = Ca::valid("ending", -Span::HOUR, Span::HOUR);
+    let running = Running::new(&lasting(), &format!("{}{}", ending.pem(), Ca::new("b").pem()));
+    let credentials = credentials(&running, &ending.issue(&lasting()).chain_der());
+    running.server.clock.manual.advance(Duration::from_secs(2 * 3600));
+    revoked(&credentials).await;
+}
+
+/// By its own timer in the first half, and woken by the reloader in the second.
+#[tokio::test]
+async fn end_without_a_change_of_files() {
+    let root = Ca::new("a root");
+    let running = Running::new(&lasting(), root.pem());
+    let peer = root.issue(&Leaf::ponger("a"));
+    let clock = TestClock::default();
+    clock.manual.set(not_after(&peer));
+    let server = &running.server;
+    let (current, watch) = (server.current(), server.watch.clone());
+    let own_clock = ConnectionCredentials::new(&peer.chain_der(), &current, watch, clock.clock());
+    revoked(&own_clock).await;
+
+    let credentials = credentials(&running, &peer.chain_der());
+    let advance = async { server.clock.manual.advance(Duration::from_secs(2 * 3600)) };
+    tokio::join!(revoked(&credentials), advance);
+}
+
+#[tokio::test]
+async fn end_early_by_the_given_duration() {
+    let root = Ca::new("a root");
+    let running = Running::new(&lasting(), root.pem());
+    let credentials = credentials(&running, &root.issue(&Leaf::ponger("a")).chain_der());
+    let revoked = credentials.until_revoked_within(Duration::from_secs(2 * 3600));
+    tokio::time::timeout(PATIENCE, revoked).await.expect("at once");
+    assert!(credentials.is_valid());
+}
+
+/// Only what verification uses counts, and waiting costs nothing.
+#[tokio::test]
+async fn unused_expired_certificates_neither_end_nor_wake_a_connection() {
+    let (root, clock) = (Ca::new("a root"), TestClock::default());
+    let running = Running::new(&lasting(), root.pem());
+    let expired = Leaf::new().valid(-Span::HOUR, -Span::MINUTE).self_signed().chain_der();
+    let chain = [root.issue(&lasting()).chain_der(), vec![expired[0].clone(); 3]].concat();
+    let server = &running.server;
+    let (current, watch) = (server.current(), server.watch.clone());
+    let credentials = ConnectionCredentials::new(&chain, &current, watch, clock.clock());
+    let wait = tokio::time::timeout(Duration::from_millis(100), credentials.until_revoked());
+    assert!(wait.await.is_err());
+    assert!(clock.reads() < 5, "read {} times", clock.reads());
+    assert!(credentials.is_valid());
 }
 
 #[test]
-fn a_name_that_is_withdrawn_is_not_admitted() {
+fn identify_the_peer_by_its_certificate() {
     let root = Ca::new("a root");
-    let allowing = |name| identity(&root, Some(name), None, Purpose::Server);
-    let credentials = Credentials::new(Some(&shown(&root, 1000)), &allowing(PONGER));
-    assert!(credentials.are_admitted(&allowing(PONGER)));
-    assert!(!credentials.are_admitted(&allowing("pinger")));
-    assert!(credentials.are_admitted(&identity(&root, None, None, Purpose::Server)));
-}
-
-#[test]
-fn who_shows_no_certificate_has_no_name_and_nothing_that_ends() {
-    let root = Ca::new("a root");
-    let server = identity(&root, None, None, Purpose::Server);
-    for nothing in [None, Some(&[][..])] {
-        let credentials = Credentials::new(nothing, &server);
-        assert_eq!((credentials.names(), credentials.leaf_validity()), (None, None));
-        assert!(credentials.hold_for_client(&server, now()));
-        assert!(!credentials.are_admitted(&server));
-        let name = ServerName::try_from("ponger").expect("a name");
-        let client = identity(&root, None, None, Purpose::Client);
-        assert!(!credentials.hold_for_server(&client, &name, now()));
-    }
-}
-
-#[test]
-fn who_is_nobody_is_not_admitted() {
-    let root = Ca::new("a root");
-    let server = identity(&root, None, None, Purpose::Server);
-    let two = chain(&root.issue(&Leaf::ponger("a").uri("spiffe://a/b")).chain);
-    let credentials = Credentials::new(Some(&two), &server);
-    assert_eq!(credentials.names(), Some(&Err(WrongId::Several(2))));
-    assert!(!credentials.are_admitted(&server));
+    let running = Running::new(&lasting(), root.pem());
+    let ids = |chain: &[CertificateDer<'_>]| credentials(&running, chain).peer_ids();
+    let ponger = root.issue(&Leaf::ponger("a")).chain_der();
+    let expected = "spiffe://cluster.local/ns/a/sa/ponger".parse().unwrap();
+    assert_eq!(ids(&ponger), Some(Ok(vec![expected])));
+    assert!(SubjectAltNames::from_der(&ponger[0]).unwrap().dns.len() > 1);
+    let two = root.issue(&Leaf::ponger("a").uri("spiffe://a/b")).chain_der();
+    assert_eq!(ids(&two), Some(Err(PeerIdError::MultipleUris(2))));
     let garbage = [CertificateDer::from(vec![0x30, 0])];
-    let credentials = Credentials::new(Some(&garbage), &server);
-    assert_eq!(credentials.names(), Some(&Err(WrongId::Unreadable)));
-    assert!(!credentials.hold_for_client(&server, now()));
+    assert_eq!(ids(&garbage), Some(Err(PeerIdError::Unreadable)));
+    let anonymous = credentials(&running, &[]);
+    assert_eq!((anonymous.peer_ids(), anonymous.peer_validity()), (None, None));
+    assert!(anonymous.is_valid());
 }

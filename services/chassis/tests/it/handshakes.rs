@@ -1,353 +1,291 @@
-//! What becomes of two sides that meet.
+//! What two ends agree on, and which end rejects the other.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chassis::{
-    config::{self, HumanDuration, MinTlsVersion},
-    failure::{Failure, FailureReason},
-    metrics::{IdentityMetrics, Metrics},
+    config::MinTlsVersion,
+    failure::FailureReason::{self, TlsExpired, TlsNoCertificate, TlsProtocol, TlsUntrusted},
     tls::{
-        client,
-        identity::{Identity, Sources, Trusted},
-        leaf::Purpose,
-        pem, provider,
-        reload::{Current, follow},
-        server::{self, Ask},
-        session::Session,
+        client::ClientTls,
+        handshake_info::HandshakeInfo,
+        provider,
+        server::{ClientAuth, ServerTls},
     },
 };
 use rustls::{
-    ClientConfig, ClientConnection, Error, NamedGroup, ServerConfig, ServerConnection,
-    SignatureScheme, SupportedProtocolVersion,
+    ClientConnection, NamedGroup, ServerConfig, ServerConnection, SignatureScheme,
+    SupportedProtocolVersion,
     client::ResolvesClientCert,
     crypto::CryptoProvider,
-    pki_types::ServerName,
-    server::ResolvesServerCert,
-    sign::CertifiedKey,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
-use testkit::{Ca, Issued, Leaf};
+use testkit::{Ca, Issued, Leaf, client::TlsClient};
 
-use crate::support::{Folder, chain};
+use crate::support::{client_tls, reason, server_tls};
 
-/// The identity of one side, which does not change.
-fn side(root: &str, leaf: Option<&Issued>, purpose: Purpose) -> Current {
-    let folder = Folder::new();
-    if let Some(leaf) = leaf {
-        leaf.write(&folder.path("")).expect("files");
-    }
-    let sources = Sources {
-        leaf: leaf.map(|_| folder.leaf_files()),
-        roots: Trusted::File(folder.write("ca.crt", root)),
-        allowed: None,
-    };
-    let settings =
-        config::Identity { poll_interval: Span(Duration::from_secs(3600)), expiry_warning: None };
-    let metrics = IdentityMetrics::new(&Metrics::new("test", "0"));
-    let load = move || Identity::load(&sources, purpose);
-    follow(&settings, Vec::new(), load, metrics).expect("an identity").1
-}
+const V1_2: MinTlsVersion = MinTlsVersion::V1_2;
+const V1_3: MinTlsVersion = MinTlsVersion::V1_3;
 
-/// Both sides of a mutual authentication that succeeds.
+/// A root, and what both ends have of it.
 struct Pair {
     root: Ca,
-    server: Current,
-    client: Current,
+    ponger: Issued,
+    pinger: Issued,
 }
 
 impl Pair {
     fn new() -> Self {
         let root = Ca::new("a root");
-        let server = side(root.pem(), Some(&root.issue(&Leaf::ponger("a"))), Purpose::Server);
-        let client = side(root.pem(), Some(&root.issue(&Leaf::pinger("a"))), Purpose::Client);
-        Self { root, server, client }
+        let ponger = root.issue(&Leaf::ponger("a"));
+        let pinger = root.issue(&Leaf::pinger("a"));
+        Self { root, ponger, pinger }
     }
 
-    fn server(&self, ask: Ask) -> ServerConfig {
-        server::config(&self.server, ask, MinTlsVersion::V1_3).expect("a configuration")
+    fn server(&self, auth: ClientAuth, min: MinTlsVersion) -> ServerConnection {
+        let ServerTls { config, .. } =
+            server_tls(&self.ponger, self.root.pem(), auth, min.protocol_versions());
+        ServerConnection::new(config).expect("a connection")
     }
 
-    fn client(&self) -> ClientConfig {
-        client::config(&self.client, MinTlsVersion::V1_3).expect("a configuration")
+    fn client_tls(&self, issued: Option<&Issued>, min: MinTlsVersion) -> ClientTls {
+        client_tls(issued, self.root.pem(), ("ponger", None), min.protocol_versions())
     }
 
-    fn without_certificate(&self) -> ClientConfig {
-        let nobody = side(self.root.pem(), None, Purpose::Client);
-        client::config(&nobody, MinTlsVersion::V1_3).expect("a configuration")
+    fn client(&self) -> ClientConnection {
+        connect(&self.client_tls(Some(&self.pinger), V1_3))
+    }
+
+    /// A client by rustls' own means, which presents `issued`.
+    fn foreign_client(&self, issued: Option<&Issued>) -> TlsClient {
+        TlsClient::new(self.root.pem(), issued).with_server_name("ponger")
     }
 }
 
-/// Whose verdict ended a handshake, and which it was.
-type Verdict = (&'static str, FailureReason);
+fn connect(tls: &ClientTls) -> ClientConnection {
+    ClientConnection::new(Arc::clone(&tls.config), tls.server_name.clone()).expect("a connection")
+}
 
-/// Lets two sides talk in memory until both are content or one is not.
-fn meet(
-    client: ClientConfig,
-    server: ServerConfig,
-) -> Result<(ClientConnection, ServerConnection), Verdict> {
-    let name = ServerName::try_from("ponger").expect("a name");
-    let mut client = ClientConnection::new(Arc::new(client), name).expect("a client");
-    let mut server = ServerConnection::new(Arc::new(server)).expect("a server");
+/// A server by rustls' own means, which asks for no certificate.
+fn foreign_server(
+    version: &'static SupportedProtocolVersion,
+    issued: &Issued,
+) -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(Arc::clone(provider()))
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(issued.certified_key())));
+    Arc::new(config)
+}
+
+fn accept(config: &Arc<ServerConfig>) -> ServerConnection {
+    ServerConnection::new(Arc::clone(config)).expect("a connection")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Client,
+    Server,
+}
+
+/// Completes a handshake in memory, or says which end rejected it, and why.
+fn shake_hands(
+    mut client: ClientConnection,
+    mut server: ServerConnection,
+) -> Result<(ClientConnection, ServerConnection), (End, FailureReason)> {
     while client.wants_write() || server.wants_write() {
-        let said = pass(&mut client, |bytes| server.read_tls(bytes));
-        server.process_new_packets().map_err(|error| ("server", reason(error)))?;
-        let answered = pass(&mut server, |bytes| client.read_tls(bytes));
-        client.process_new_packets().map_err(|error| ("client", reason(error)))?;
-        assert!(said || answered);
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).expect("memory");
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).expect("memory");
+        }
+        server.process_new_packets().map_err(|error| (End::Server, reason(error)))?;
+        let mut bytes = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).expect("memory");
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).expect("memory");
+        }
+        client.process_new_packets().map_err(|error| (End::Client, reason(error)))?;
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
     Ok((client, server))
 }
 
-fn pass<D>(
-    from: &mut impl std::ops::DerefMut<Target = rustls::ConnectionCommon<D>>,
-    mut to: impl FnMut(&mut dyn std::io::Read) -> std::io::Result<usize>,
-) -> bool {
-    let mut bytes = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut bytes).expect("memory");
-    }
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        to(&mut rest).expect("memory");
-    }
-    !bytes.is_empty()
-}
-
-fn reason(error: Error) -> FailureReason {
-    Failure::of_stream("the peer", &std::io::Error::other(error)).reason
-}
-
 #[test]
-fn two_of_ours_agree_upon_the_best_there_is() {
+fn own_ends_agree_on_the_best_parameters() {
     let pair = Pair::new();
-    let (client, server) = meet(pair.client(), pair.server(Ask::Required)).expect("to agree");
-    let expected = Session {
+    let server = pair.server(ClientAuth::Required, V1_3);
+    let (client, server) = shake_hands(pair.client(), server).unwrap();
+    let expected = HandshakeInfo {
         version: "TLSv1.3",
         cipher: "TLS13_AES_256_GCM_SHA384",
         group: "X25519MLKEM768",
         kind: "full",
     };
-    assert_eq!((Session::of(&client), Session::of(&server)), (expected, expected));
+    assert_eq!(HandshakeInfo::from_connection(&client), expected);
+    assert_eq!(HandshakeInfo::from_connection(&server), expected);
     assert_eq!(client.alpn_protocol(), Some(&b"http/1.1"[..]));
-    let own = |current: &Current| {
-        current.get().leaf.as_ref().map(|leaf| leaf.certified.cert.clone()).expect("a leaf")
-    };
-    assert_eq!(client.peer_certificates(), Some(&own(&pair.server)[..]));
-    assert_eq!(server.peer_certificates(), Some(&own(&pair.client)[..]));
+    assert_eq!(client.peer_certificates(), Some(&pair.ponger.chain_der()[..]));
+    assert_eq!(server.peer_certificates(), Some(&pair.pinger.chain_der()[..]));
 }
 
 #[test]
-fn a_peer_without_the_hybrid_gets_x25519() {
+fn peer_without_the_hybrid_group_gets_x25519() {
     let pair = Pair::new();
     let mut old = CryptoProvider::clone(provider());
     old.kx_groups.retain(|group| group.name() == NamedGroup::X25519);
-    let client = stranger(&pair, &[&TLS13], Arc::new(old), None);
-    let (client, server) = meet(client, pair.server(Ask::No)).expect("to agree");
-    assert_eq!((Session::of(&client).group, Session::of(&server).group), ("X25519", "X25519"));
+    let client = pair.foreign_client(None).with_provider(old).connection();
+    let ends = shake_hands(client, pair.server(ClientAuth::None, V1_3)).unwrap();
+    assert_eq!(HandshakeInfo::from_connection(&ends.0).group, "X25519");
+    assert_eq!(HandshakeInfo::from_connection(&ends.1).group, "X25519");
 }
 
 #[test]
-fn the_strongest_cipher_is_taken_whatever_a_client_would_rather_have() {
+fn server_takes_the_strongest_cipher_whatever_the_client_prefers() {
     let pair = Pair::new();
     let mut weakest_first = CryptoProvider::clone(provider());
     weakest_first.cipher_suites.reverse();
-    let client = stranger(&pair, &[&TLS13], Arc::new(weakest_first), None);
-    let (client, _) = meet(client, pair.server(Ask::No)).expect("to agree");
-    assert_eq!(Session::of(&client).cipher, "TLS13_AES_256_GCM_SHA384");
-}
-
-/// A client that trusts the pair's root by rustls' own means, and presents `leaf`.
-fn stranger(
-    pair: &Pair,
-    versions: &[&'static SupportedProtocolVersion],
-    provider: Arc<CryptoProvider>,
-    leaf: Option<Arc<CertifiedKey>>,
-) -> ClientConfig {
-    #[derive(Debug)]
-    struct Presents(Option<Arc<CertifiedKey>>);
-    impl ResolvesClientCert for Presents {
-        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-            self.0.clone()
-        }
-        fn has_certs(&self) -> bool {
-            self.0.is_some()
-        }
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(chain(pair.root.pem()));
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_client_cert_resolver(Arc::new(Presents(leaf)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config
-}
-
-/// A server with `leaf`, by rustls' own means.
-fn foreign_server(
-    versions: &[&'static SupportedProtocolVersion],
-    leaf: Arc<CertifiedKey>,
-) -> ServerConfig {
-    #[derive(Debug)]
-    struct Presents(Arc<CertifiedKey>);
-    impl ResolvesServerCert for Presents {
-        fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-            Some(Arc::clone(&self.0))
-        }
-    }
-    ServerConfig::builder_with_provider(Arc::clone(provider()))
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Presents(leaf)))
-}
-
-/// A certificate with a key, which need not be its own.
-fn certified(chain_of: &Issued, key_of: &Issued) -> Arc<CertifiedKey> {
-    let key = pem::parse_private_key(Path::new("key"), key_of.key.as_bytes()).expect("a key");
-    let key = provider().key_provider.load_private_key(key).expect("a key");
-    Arc::new(CertifiedKey::new(chain(&chain_of.chain), key))
+    let client = pair.foreign_client(None).with_provider(weakest_first).connection();
+    let (client, _) = shake_hands(client, pair.server(ClientAuth::None, V1_3)).unwrap();
+    assert_eq!(HandshakeInfo::from_connection(&client).cipher, "TLS13_AES_256_GCM_SHA384");
 }
 
 #[test]
-fn version_1_2_is_spoken_only_where_it_is_asked_for() {
+fn version_1_2_is_used_only_where_it_is_configured() {
     let pair = Pair::new();
-    let old = || stranger(&pair, &[&TLS12], Arc::clone(provider()), None);
-    let server = |oldest| server::config(&pair.server, Ask::No, oldest).expect("a configuration");
-    let refused = meet(old(), server(MinTlsVersion::V1_3)).err();
-    assert_eq!(refused, Some(("server", FailureReason::TlsProtocol)));
-    let (client, _) = meet(old(), server(MinTlsVersion::V1_2)).expect("to agree");
-    let session = Session::of(&client);
-    assert_eq!((session.version, session.kind), ("TLSv1.2", "full"));
-    assert!(session.cipher.starts_with("TLS_ECDHE_ECDSA_WITH_"), "{session:?}");
+    let client = pair.foreign_client(None).with_versions(&[&TLS12]);
+    let rejected = shake_hands(client.connection(), pair.server(ClientAuth::None, V1_3));
+    assert_eq!(rejected.err(), Some((End::Server, TlsProtocol)));
+    let ends = shake_hands(client.connection(), pair.server(ClientAuth::None, V1_2));
+    let info = HandshakeInfo::from_connection(&ends.unwrap().0);
+    assert_eq!((info.version, info.kind), ("TLSv1.2", "full"));
+    assert!(info.cipher.starts_with("TLS_ECDHE_ECDSA_WITH_"), "{info:?}");
 
-    let issued = pair.root.issue(&Leaf::ponger("a"));
-    let old = || foreign_server(&[&TLS12], certified(&issued, &issued));
-    let client = |oldest| client::config(&pair.client, oldest).expect("a configuration");
-    assert!(meet(client(MinTlsVersion::V1_3), old()).is_err());
-    let (client, _) = meet(client(MinTlsVersion::V1_2), old()).expect("to agree");
-    assert_eq!(Session::of(&client).version, "TLSv1.2");
+    let server = foreign_server(&TLS12, &pair.ponger);
+    let client = |min| connect(&pair.client_tls(None, min));
+    assert!(shake_hands(client(V1_3), accept(&server)).is_err());
+    let (client, _) = shake_hands(client(V1_2), accept(&server)).unwrap();
+    assert_eq!(HandshakeInfo::from_connection(&client).version, "TLSv1.2");
 }
 
 #[test]
-fn a_client_without_a_certificate_is_let_in_only_where_none_is_required() {
+fn client_without_certificate_is_accepted_where_none_is_required() {
     let pair = Pair::new();
-    let refused = meet(pair.without_certificate(), pair.server(Ask::Required)).err();
-    assert_eq!(refused, Some(("server", FailureReason::TlsNoCertificate)));
-    for ask in [Ask::Optional, Ask::No] {
-        let (_, server) = meet(pair.without_certificate(), pair.server(ask)).expect("to agree");
+    let client = || connect(&pair.client_tls(None, V1_3));
+    let rejected = shake_hands(client(), pair.server(ClientAuth::Required, V1_3));
+    assert_eq!(rejected.err(), Some((End::Server, TlsNoCertificate)));
+    for auth in [ClientAuth::Optional, ClientAuth::None] {
+        let (_, server) = shake_hands(client(), pair.server(auth, V1_3)).unwrap();
         assert_eq!(server.peer_certificates(), None);
     }
 }
 
 #[test]
-fn a_client_that_is_not_asked_shows_no_certificate() {
+fn client_presents_its_certificate_where_it_is_asked_for() {
     let pair = Pair::new();
-    for (ask, shown) in [(Ask::No, false), (Ask::Optional, true), (Ask::Required, true)] {
-        let (_, server) = meet(pair.client(), pair.server(ask)).expect("to agree");
-        assert_eq!(server.peer_certificates().is_some(), shown, "{ask:?}");
+    for auth in [ClientAuth::None, ClientAuth::Optional, ClientAuth::Required] {
+        let (_, server) = shake_hands(pair.client(), pair.server(auth, V1_3)).unwrap();
+        assert_eq!(server.peer_certificates().is_some(), auth != ClientAuth::None, "{auth:?}");
     }
 }
 
 #[test]
-fn a_stranger_is_refused_by_either_side() {
+fn either_end_rejects_an_untrusted_or_expired_peer() {
     let (pair, other) = (Pair::new(), Pair::new());
-    // One that trusts the server, and whom the server does not trust.
-    let issued = other.root.issue(&Leaf::pinger("a"));
-    for ask in [Ask::Optional, Ask::Required] {
-        let stranger = stranger_with(&pair, certified(&issued, &issued), MinTlsVersion::V1_3);
-        let refused = meet(stranger, pair.server(ask)).err();
-        assert_eq!(refused, Some(("server", FailureReason::TlsUntrusted)), "{ask:?}");
-    }
-    let refused = meet(pair.client(), other.server(Ask::No)).err();
-    assert_eq!(refused, Some(("client", FailureReason::TlsUntrusted)));
-}
-
-fn stranger_with(pair: &Pair, leaf: Arc<CertifiedKey>, oldest: MinTlsVersion) -> ClientConfig {
-    #[derive(Debug)]
-    struct Presents(Arc<CertifiedKey>);
-    impl ResolvesClientCert for Presents {
-        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-            Some(Arc::clone(&self.0))
-        }
-        fn has_certs(&self) -> bool {
-            true
+    let hour = time::Duration::HOUR;
+    let expired = pair.root.issue(&Leaf::pinger("a").valid(-hour * 2, -hour));
+    for auth in [ClientAuth::Optional, ClientAuth::Required] {
+        for (issued, reason) in [(&other.pinger, TlsUntrusted), (&expired, TlsExpired)] {
+            let client = pair.foreign_client(Some(issued)).connection();
+            let rejected = shake_hands(client, pair.server(auth, V1_3)).err();
+            assert_eq!(rejected, Some((End::Server, reason)), "{auth:?}");
+            // The same certificate, presented by the client that probes for rejections.
+            let tls = pair.client_tls(None, V1_3);
+            let config = tls.config_presenting(Some(issued.certified_key()));
+            let client = ClientConnection::new(config.into(), tls.server_name.clone()).unwrap();
+            let rejected = shake_hands(client, pair.server(auth, V1_3)).err();
+            assert_eq!(rejected, Some((End::Server, reason)), "{auth:?}");
         }
     }
-    client::config_presenting(&pair.client, oldest, Arc::new(Presents(leaf)))
-        .expect("a configuration")
+    let rejected = shake_hands(pair.client(), other.server(ClientAuth::None, V1_3)).err();
+    assert_eq!(rejected, Some((End::Client, TlsUntrusted)));
 }
 
 #[test]
-fn whoever_has_a_certificate_and_not_its_key_is_refused() {
+fn either_end_rejects_a_peer_without_the_key_of_its_certificate() {
     let pair = Pair::new();
-    let stolen = pair.root.issue(&Leaf::ponger("a"));
-    let own = Leaf::new().self_signed();
-    for versions in [[&TLS13], [&TLS12]] {
-        let thief =
-            stranger(&pair, &versions, Arc::clone(provider()), Some(certified(&stolen, &own)));
-        let server = server::config(&pair.server, Ask::Required, MinTlsVersion::V1_2);
-        let refused = meet(thief, server.expect("a configuration")).err();
-        assert!(refused.is_some_and(|(side, _)| side == "server"), "{refused:?}");
+    let key = Leaf::new().self_signed().key;
+    let stolen = |issued: &Issued| Issued { key: key.clone(), ..issued.clone() };
+    for version in [&TLS13, &TLS12] {
+        let thief = pair.foreign_client(Some(&stolen(&pair.pinger))).with_versions(&[version]);
+        let rejected = shake_hands(thief.connection(), pair.server(ClientAuth::Required, V1_2));
+        assert!(matches!(rejected, Err((End::Server, _))), "{rejected:?}");
 
-        let thief = foreign_server(&versions, certified(&stolen, &own));
-        let client = client::config(&pair.client, MinTlsVersion::V1_2).expect("a configuration");
-        let refused = meet(client, thief).err();
-        assert!(refused.is_some_and(|(side, _)| side == "client"), "{refused:?}");
-
-        let honest = foreign_server(&versions, certified(&stolen, &stolen));
-        let client = client::config(&pair.client, MinTlsVersion::V1_2).expect("a configuration");
-        meet(client, honest).expect("to agree");
+        let client = || connect(&pair.client_tls(None, V1_2));
+        let thief = foreign_server(version, &stolen(&pair.ponger));
+        let rejected = shake_hands(client(), accept(&thief));
+        assert!(matches!(rejected, Err((End::Client, _))), "{rejected:?}");
+        shake_hands(client(), accept(&foreign_server(version, &pair.ponger))).unwrap();
     }
+}
+
+#[test]
+fn self_signed_certificates_authenticate_both_ends_where_they_are_pinned() {
+    let server = Leaf::ponger("a").self_signed();
+    let client = Leaf::pinger("a").self_signed();
+    let versions = V1_2.protocol_versions();
+    let accepting = server_tls(&server, &client.chain, ClientAuth::Required, versions);
+    let connecting = client_tls(Some(&client), &server.chain, ("ponger", None), versions);
+    shake_hands(connect(&connecting), accept(&accepting.config)).unwrap();
+    // The certificate is no secret; its key is.
+    let thief = Issued { key: Leaf::new().self_signed().key, chain: client.chain };
+    let thief = TlsClient::new(&server.chain, Some(&thief)).with_server_name("ponger");
+    let rejected = shake_hands(thief.connection(), accept(&accepting.config));
+    assert!(matches!(rejected, Err((End::Server, _))), "{rejected:?}");
 }
 
 #[test]
 fn sessions_are_never_resumed() {
     let pair = Pair::new();
-    for versions in [[&TLS13], [&TLS12]] {
-        let client = stranger(&pair, &versions, Arc::clone(provider()), None);
-        let server = server::config(&pair.server, Ask::No, MinTlsVersion::V1_2);
-        let server = server.expect("a configuration");
+    for version in [&TLS13, &TLS12] {
+        let client = pair.foreign_client(None).with_versions(&[version]);
+        let tls =
+            server_tls(&pair.ponger, pair.root.pem(), ClientAuth::None, V1_2.protocol_versions());
         for _ in 0..3 {
-            let (client, server) = meet(client.clone(), server.clone()).expect("to agree");
-            assert_eq!(Session::of(&client).kind, "full");
-            assert_eq!(Session::of(&server).kind, "full");
+            let ends = shake_hands(client.connection(), accept(&tls.config)).unwrap();
+            assert_eq!(HandshakeInfo::from_connection(&ends.0).kind, "full");
+            assert_eq!(HandshakeInfo::from_connection(&ends.1).kind, "full");
         }
     }
-    // Nor does our client, where a server would.
-    let issued = pair.root.issue(&Leaf::ponger("a"));
-    let server = foreign_server(&[&TLS13], certified(&issued, &issued));
-    let client = pair.client();
-    for _ in 0..3 {
-        let (client, _) = meet(client.clone(), server.clone()).expect("to agree");
-        assert_eq!(Session::of(&client).kind, "full");
+    // Nor does our client resume one where a server would; others do, and it is called so.
+    let server = foreign_server(&TLS13, &pair.ponger);
+    let (ours, other) = (pair.client_tls(None, V1_3), pair.foreign_client(None));
+    for expected in ["full", "resumed", "resumed"] {
+        let (client, _) = shake_hands(connect(&ours), accept(&server)).unwrap();
+        assert_eq!(HandshakeInfo::from_connection(&client).kind, "full");
+        let ends = shake_hands(other.connection(), accept(&server)).unwrap();
+        assert_eq!(HandshakeInfo::from_connection(&ends.0).kind, expected);
+        assert_eq!(HandshakeInfo::from_connection(&ends.1).kind, expected);
     }
 }
 
 #[test]
-fn a_resumed_session_is_called_so() {
-    let pair = Pair::new();
-    let issued = pair.root.issue(&Leaf::ponger("a"));
-    let server = foreign_server(&[&TLS13], certified(&issued, &issued));
-    let client = stranger(&pair, &[&TLS13], Arc::clone(provider()), None);
-    meet(client.clone(), server.clone()).expect("to agree");
-    let (client, server) = meet(client, server).expect("to agree");
-    assert_eq!(Session::of(&client).kind, "resumed");
-    assert_eq!(Session::of(&server).kind, "resumed");
+fn connection_before_its_handshake_has_negotiated_nothing() {
+    let server = Pair::new().server(ClientAuth::None, V1_3);
+    let expected =
+        HandshakeInfo { version: "unknown", cipher: "unknown", group: "none", kind: "full" };
+    assert_eq!(HandshakeInfo::from_connection(&server), expected);
 }
 
 #[test]
-fn a_connection_without_a_handshake_has_agreed_upon_nothing() {
-    let pair = Pair::new();
-    let server = ServerConnection::new(Arc::new(pair.server(Ask::No))).expect("a server");
-    let expected = Session { version: "unknown", cipher: "unknown", group: "none", kind: "full" };
-    assert_eq!(Session::of(&server), expected);
-}
-
-#[test]
-fn a_server_tells_nobody_whom_it_trusts() {
+fn server_does_not_disclose_its_trust_anchors() {
     #[derive(Debug)]
     struct Curious;
     impl ResolvesClientCert for Curious {
@@ -365,26 +303,24 @@ fn a_server_tells_nobody_whom_it_trusts() {
         }
     }
     let pair = Pair::new();
-    let curious = client::config_presenting(&pair.client, MinTlsVersion::V1_3, Arc::new(Curious));
-    meet(curious.expect("a configuration"), pair.server(Ask::Optional)).expect("to agree");
+    let mut tls = pair.client_tls(None, V1_3);
+    let mut config = (*tls.config).clone();
+    config.client_auth_cert_resolver = Arc::new(Curious);
+    tls.config = config.into();
+    shake_hands(connect(&tls), pair.server(ClientAuth::Optional, V1_3)).unwrap();
 }
 
 #[test]
-fn a_side_without_a_leaf_has_none_to_show() {
-    let pair = Pair::new();
-    assert!(pair.client().client_auth_cert_resolver.has_certs());
-    assert!(!pair.without_certificate().client_auth_cert_resolver.has_certs());
-    let nobody = side(pair.root.pem(), None, Purpose::Server);
-    let server = server::config(&nobody, Ask::No, MinTlsVersion::V1_3).expect("a configuration");
-    assert!(meet(pair.client(), server).is_err());
-}
-
-#[test]
-fn a_certificate_that_ends_is_refused_from_then_on() {
-    let pair = Pair::new();
-    let expired =
-        pair.root.issue(&Leaf::pinger("a").valid(-time::Duration::HOUR, -time::Duration::MINUTE));
-    let client = stranger_with(&pair, certified(&expired, &expired), MinTlsVersion::V1_3);
-    let refused = meet(client, pair.server(Ask::Required)).err();
-    assert_eq!(refused, Some(("server", FailureReason::TlsExpired)));
+fn server_requires_a_certificate_of_its_own_and_client_a_trust_bundle() {
+    use chassis::tls::{client::ExpectedServer, clock::Clock};
+    let (clock, pair) = (Clock::system(), Pair::new());
+    let trust = crate::support::bundle(pair.root.pem()).unwrap();
+    let (versions, now) = (V1_3.protocol_versions(), clock.now());
+    let server = ServerTls::build(None, Some(&trust), ClientAuth::Optional, versions, &clock, now);
+    let expected = "TLS configuration: a server needs a certificate";
+    assert_eq!(server.unwrap_err().to_string(), expected);
+    let server = ExpectedServer { name: "ponger".try_into().unwrap(), id: None };
+    let client = ClientTls::build(None, None, &server, versions, &clock, now);
+    let expected = "TLS configuration: a client needs a trust bundle";
+    assert_eq!(client.unwrap_err().to_string(), expected);
 }

@@ -1,4 +1,4 @@
-//! What was logged, by all tests together: they tell their lines apart by what is in them.
+//! What was logged, by all tests together: each tells its lines apart by the thread that logs them.
 
 use std::{
     io,
@@ -20,16 +20,17 @@ impl io::Write for Memory {
     }
 }
 
-/// Begins to remember what is logged.
-pub(crate) fn remember() {
+/// Starts to keep what is logged.
+pub(crate) fn capture() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        tracing_subscriber::fmt().with_ansi(false).with_writer(|| Memory).init();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_thread_names(true);
+        subscriber.with_writer(|| Memory).init();
     });
 }
 
-/// How many lines there are with all of `parts` in them.
-pub(crate) fn lines_with(parts: &[&str]) -> usize {
+/// How many lines have all of `parts`.
+pub(crate) fn count(parts: &[&str]) -> usize {
     let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
     let text = String::from_utf8_lossy(&lines);
     text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()

@@ -1,8 +1,6 @@
-//! What holds for every input. `tried` tries it with some, within a bound, and `fuzz/` with as many
-//! as there is time for.
+//! What is true of every input, tried with some.
 
 use std::{
-    fs,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -10,105 +8,187 @@ use std::{
 use chassis::{
     config::{self, HumanDuration, MinTlsVersion},
     tls::{
-        cert::{Leaf, LeafFiles, Purpose, validity},
-        peer_id::{Name, Names, SpiffeId, printable},
+        cert::{Role, validity},
+        peer_id::{PeerId, SubjectAltNames},
         pem,
-        trust::Roots,
     },
+};
+use proptest::{
+    collection::vec, prelude::any, proptest, sample::select, strategy::Strategy,
+    test_runner::Config,
 };
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
+use testkit::{Ca, Leaf};
 
-/// A name that is read is one that can be compared whole: it prints as it was written.
-pub(crate) fn names(text: &str) {
-    let printed = printable(text);
-    assert!(!printed.contains(char::is_control) && printed.chars().count() <= 256 * 10);
-    let id = text.parse::<SpiffeId>();
-    if let Ok(id) = &id {
-        assert_eq!(id.as_str(), text);
-        assert_eq!(printed, text[..text.len().min(256)]);
-        assert!(text.len() <= 2048 && text.is_ascii());
-        let parts: Vec<_> = text.split('/').collect();
-        assert!(parts.len() >= 4, "a trust domain and a path");
-        assert_eq!(parts[..2], ["spiffe:", ""]);
-        assert_eq!(parts[2], parts[2].to_lowercase());
-        assert!(
-            parts[2..].iter().all(|part| !matches!(*part, "" | "." | "..") || part == &parts[2])
-        );
-        assert!(
-            !text.contains([':', '?', '#', '%', '@', '*', ' ']) || text.matches(':').count() == 1
-        );
+use crate::support::{bundle, own_from_pem};
+
+/// So many cases, and no file of those that failed.
+pub(crate) fn config(cases: u32) -> Config {
+    Config { cases, failure_persistence: None, ..Default::default() }
+}
+
+/// Texts that are made of pieces of real ones.
+fn of_pieces(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
+    vec(select(pieces), 0..12).prop_map(|pieces| pieces.concat())
+}
+
+const YAML: &[&str] = &[
+    "insecure",
+    "service",
+    "port",
+    "host",
+    "minTlsVersion",
+    "idleTimeout",
+    "allowedClients",
+    "tlsCertificate",
+    "maxConnections",
+    "metrics",
+    "endpoint",
+    "log",
+    "level",
+    ": ",
+    ":",
+    " ",
+    "\n",
+    "\n  ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ", ",
+    "true",
+    "1",
+    "1.2",
+    "1.3",
+    "0x10",
+    "-1",
+    "8080",
+    "~",
+    "null",
+    "'",
+    "\"",
+    "&a ",
+    "*a",
+    "---\n",
+    "# ",
+    "10s",
+    "250ms",
+    "::1",
+    "0.0.0.0",
+    "info",
+    "debug",
+    "/x",
+    "\t",
+    "!",
+    "|",
+    ">",
+    "%",
+    "\u{feff}",
+    "?",
+    ".",
+    "\\0",
+];
+
+const PEM: &[&str] = &[
+    "-----BEGIN CERTIFICATE-----\n",
+    "-----END CERTIFICATE-----\n",
+    "-----BEGIN PRIVATE KEY-----\n",
+    "-----END PRIVATE KEY-----\n",
+    "-----BEGIN EC PRIVATE KEY-----",
+    "-----END EC PRIVATE KEY-----",
+    "-----BEGIN ",
+    "-----END ",
+    "-----",
+    "-",
+    "\n",
+    "\r\n",
+    "\r",
+    " ",
+    "AAAA",
+    "MIIB",
+    "=",
+    "CERTIFICATE",
+    "MAA=\n",
+    "Proc-Type: 4,ENCRYPTED\n",
+    "-----BEGIN X\n",
+    "TRUSTED ",
+];
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn any_bytes_are_a_valid_configuration_or_rejected(bytes in vec(any::<u8>(), 0..64)) {
+        configuration(&bytes);
     }
-    match text.parse::<Name>() {
-        Ok(Name::Spiffe(read)) => assert_eq!(read.as_str(), text.trim()),
-        Ok(Name::Dns(name)) => {
-            assert_eq!(name, text.trim().to_ascii_lowercase());
-            assert!(
-                name.len() <= 253 && name.split('.').all(|label| (1..64).contains(&label.len()))
-            );
-            assert_eq!(name.parse(), Ok(Name::Dns(name.clone())), "it is read as it prints");
+
+    #[test]
+    fn anything_like_yaml_is_a_valid_configuration_or_rejected(text in of_pieces(YAML)) {
+        configuration(text.as_bytes());
+    }
+
+    #[test]
+    fn anything_like_pem_is_read_whole_or_rejected(text in of_pieces(PEM)) {
+        read_pem(text.as_bytes());
+    }
+
+    #[test]
+    fn certificate_with_any_byte_changed_is_usable_or_rejected(at in 0_usize..1000, byte: u8) {
+        let issued = Ca::new("a root").issue(&Leaf::ponger("a"));
+        let mut text = issued.chain.into_bytes();
+        let at = at % text.len();
+        text[at] = byte;
+        read_pem(&text);
+        if let Ok(text) = std::str::from_utf8(&text) {
+            identity(text, &issued.key);
         }
-        Err(_) => assert!(id.is_err()),
     }
 }
 
-/// PEM is taken whole or refused, whatever it holds; and so is what it holds.
-pub(crate) fn pem(bytes: &[u8]) {
-    let file = Path::new("fuzz.pem");
-    let _ = pem::parse_private_key(file, bytes);
-    let Ok(certificates) = pem::parse_certificates(file, bytes) else {
-        return;
-    };
+/// PEM is read whole or rejected, and so is what it holds.
+fn read_pem(bytes: &[u8]) {
+    let file = Path::new("file.pem");
+    let _ = pem::private_key(file, bytes);
+    let Ok(certificates) = pem::certificates(file, bytes) else { return };
     let ends = bytes
         .split(|byte| *byte == b'\n')
-        .filter(|line| line.trim_ascii_end() == b"-----END CERTIFICATE-----")
-        .count();
-    assert_eq!(certificates.len(), ends, "none is passed over");
-    for der in &certificates {
-        certificate(der);
-    }
+        .filter(|line| line.trim_ascii() == b"-----END CERTIFICATE-----");
+    // Each is read once, however often it is there.
+    assert!((1..=ends.count()).contains(&certificates.len()));
+    certificates.iter().for_each(certificate);
 }
 
-/// A certificate's holder is nobody, or has names that can be compared and printed.
-pub(crate) fn certificate(der: &CertificateDer<'_>) {
+/// A certificate identifies no one, or has IDs that can be compared and printed.
+fn certificate(der: &CertificateDer<'_>) {
     let _ = validity(der);
-    let Ok(names) = Names::of(der) else {
-        return;
-    };
-    match names.identity() {
-        Ok(known) => {
-            assert!(!known.is_empty() && names.unreadable == 0 && names.uris.len() <= 1);
-            for name in &known {
-                assert!(!name.to_string().contains(char::is_control));
-                match name {
-                    Name::Spiffe(id) => assert_eq!(names.uris, [id.as_str()]),
-                    Name::Dns(name) => {
-                        assert!(names.uris.is_empty() && names.dns.contains(name));
-                    }
+    let Ok(names) = SubjectAltNames::from_der(der) else { return };
+    match names.peer_ids() {
+        Ok(ids) => {
+            assert!(!ids.is_empty() && names.unreadable == 0 && names.uris.len() <= 1);
+            for id in &ids {
+                assert!(!id.to_string().contains(char::is_control));
+                match id {
+                    PeerId::Spiffe(id) => assert_eq!(names.uris, [id.as_str()]),
+                    PeerId::Dns(name) => assert!(names.uris.is_empty() && names.dns.contains(name)),
                 }
             }
         }
-        Err(wrong) => assert!(!wrong.to_string().contains(char::is_control)),
+        Err(error) => assert!(!error.to_string().contains(char::is_control)),
     }
 }
 
-/// A leaf, or a trust bundle, of any bytes is refused in words or is good. `folder` is for the files.
-pub(crate) fn identity(folder: &Path, certificate: &[u8], key: &[u8]) {
-    let files = LeafFiles { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
-    fs::write(&files.certificate, certificate).expect("a file");
-    fs::write(&files.key, key).expect("a file");
-    let place = folder.display().to_string();
-    for purpose in [Purpose::Server, Purpose::Client] {
-        match Leaf::load(&files, purpose) {
-            Ok(leaf) => {
-                assert!(leaf.certified.keys_match().is_ok());
-                assert!(leaf.facts.not_before < leaf.facts.not_after);
-            }
-            Err(error) => assert!(error.to_string().starts_with(&place)),
+/// A certificate or trust bundle is usable, or rejected with the name of its file.
+fn identity(certificate: &str, key: &str) {
+    for role in [Role::Server, Role::Client] {
+        match own_from_pem(certificate, key, role) {
+            Ok(own) => assert!(own.certified.keys_match().is_ok()),
+            Err(error) => assert!(error.starts_with("tls."), "{error}"),
         }
     }
-    if let Err(error) = Roots::load(&files.certificate) {
-        assert!(error.to_string().starts_with(&place));
+    if let Err(error) = bundle(certificate) {
+        assert!(error.starts_with("ca.crt: "), "{error}");
     }
 }
 
@@ -149,23 +229,24 @@ impl Default for Service {
     }
 }
 
-/// A configuration of any bytes is refused in words that name the file, or is what it says: written
-/// out again, it is read as the same. `folder` is for the file.
-pub(crate) fn configuration(folder: &Path, bytes: &[u8]) {
-    let file = folder.join("config.yaml");
-    fs::write(&file, bytes).expect("a file");
+/// A configuration of any bytes is rejected with the name of its file, or is what it says: written
+/// out again, it is read as the same.
+fn configuration(bytes: &[u8]) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, bytes).expect("written");
     let load = || config::load::<Sample>("sample", Some(&file), std::iter::empty(), |_| Ok(()));
     match load() {
         Ok(sample) => {
             let mut tree = serde_json::to_value(&sample).expect("JSON");
             remove_empty(&mut tree);
-            fs::write(&file, tree.to_string()).expect("a file");
+            std::fs::write(&file, tree.to_string()).expect("written");
             assert_eq!(load(), Ok(sample), "{tree}");
         }
         Err(error) => {
             let message = error.to_string();
             assert!(message.starts_with(&file.display().to_string()), "{message}");
-            // What is not YAML, the parser explains; what is wrong in it, we do.
+            // The parser explains what is not YAML; we explain what is wrong in it.
             assert!(!message.contains("for key `"), "{message}");
         }
     }

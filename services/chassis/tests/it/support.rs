@@ -1,157 +1,172 @@
-//! What the tests share.
+//! What the tests share beyond testkit.
 
 use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use chassis::{
-    error::ConfigError,
-    tls::cert::{Leaf, LeafFiles, Purpose},
+    failure::FailureReason,
+    tls::{
+        cert::{CertKeyPaths, OwnCertificate, Role},
+        classify,
+        client::{ClientTls, ExpectedServer},
+        clock::Clock,
+        identity::VerifyPeer,
+        server::{ClientAuth, ServerTls},
+        trust::TrustBundle,
+    },
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use tempfile::TempDir;
-use testkit::Issued;
+use rustls::{
+    SupportedProtocolVersion,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+};
+use testkit::{
+    Ca, Issued, Leaf,
+    pki::rcgen::{CustomExtension, GeneralSubtree, NameConstraints},
+};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, x509::X509Version};
 
-/// A temporary folder.
-pub(crate) struct Folder(TempDir);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().expect("a folder"))
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, contents).expect("a file");
-        path
-    }
-
-    pub(crate) fn leaf_files(&self) -> LeafFiles {
-        LeafFiles { certificate: self.path("tls.crt"), key: self.path("tls.key") }
-    }
-
-    /// A refusal, without the path of this folder.
-    pub(crate) fn message(&self, error: &ConfigError) -> String {
-        error.to_string().replace(&format!("{}/", self.0.path().display()), "")
-    }
+/// Where the files of the certificate would be, in messages.
+pub(crate) fn paths() -> CertKeyPaths {
+    CertKeyPaths { certificate: PathBuf::from("tls.crt"), key: PathBuf::from("tls.key") }
 }
 
-/// Loads a leaf from the texts of its two files.
-pub(crate) fn load(chain: &str, key: &str, purpose: Purpose) -> Result<Leaf, String> {
-    let folder = Folder::new();
-    folder.write("tls.crt", chain);
-    folder.write("tls.key", key);
-    Leaf::load(&folder.leaf_files(), purpose).map_err(|error| folder.message(&error))
+/// An own certificate from the texts of its two files.
+pub(crate) fn own_from_pem(chain: &str, key: &str, role: Role) -> Result<OwnCertificate, String> {
+    let (chain, key) = (chain.as_bytes(), key.as_bytes());
+    OwnCertificate::from_pem(&paths(), chain, key, role, UnixTime::now())
+        .map_err(|error| error.to_string())
 }
 
-pub(crate) fn load_issued(issued: &Issued, purpose: Purpose) -> Result<Leaf, String> {
-    load(&issued.chain, &issued.key, purpose)
+pub(crate) fn own(issued: &Issued, role: Role) -> Result<OwnCertificate, String> {
+    own_from_pem(&issued.chain, &issued.key, role)
 }
 
-/// Waits until `condition` holds.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "in vain waited for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+pub(crate) fn bundle(pem: &str) -> Result<TrustBundle, String> {
+    TrustBundle::from_pem(Path::new("ca.crt"), pem.as_bytes(), UnixTime::now())
+        .map_err(|error| error.to_string())
 }
 
-/// Says on the terminal that a test is skipped; what it prints would be swallowed.
-pub(crate) fn skip(test: &str, why: &str) {
-    let _ = writeln!(io::stderr(), "SKIPPED {test}: {why}");
+/// A server that presents `issued`, and verifies clients by the bundle `roots`.
+pub(crate) fn server_tls(
+    issued: &Issued,
+    roots: &str,
+    client_auth: ClientAuth,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerTls {
+    let own = Arc::new(own(issued, Role::Server).expect("what the test needs"));
+    let (clock, trust) = (Clock::system(), bundle(roots).expect("what the test needs"));
+    ServerTls::build(Some(&own), Some(&trust), client_auth, versions, &clock, clock.now())
+        .expect("what the test needs")
 }
 
-/// Runs `openssl` in `folder`; `false`, visibly, where it is not installed or cannot do that.
-pub(crate) fn openssl(test: &str, folder: &Folder, arguments: &[&str]) -> bool {
-    let output = Command::new("openssl")
-        .args(arguments)
-        .current_dir(folder.path(""))
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => true,
-        Ok(output) => {
-            skip(test, &format!("openssl: {}", String::from_utf8_lossy(&output.stderr)));
-            false
-        }
-        Err(error) => {
-            skip(test, &format!("openssl: {error}"));
-            false
-        }
-    }
+/// A client that presents `issued`, or nothing, and expects the server `name` with the SPIFFE ID `id`.
+pub(crate) fn client_tls(
+    issued: Option<&Issued>,
+    roots: &str,
+    (name, id): (&str, Option<&str>),
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientTls {
+    let own =
+        issued.map(|issued| Arc::new(own(issued, Role::Client).expect("what the test needs")));
+    let (clock, trust) = (Clock::system(), bundle(roots).expect("what the test needs"));
+    let name = ServerName::try_from(name.to_owned()).expect("what the test needs");
+    let server = ExpectedServer { name, id: id.map(|id| id.parse().expect("what the test needs")) };
+    ClientTls::build(own.as_ref(), Some(&trust), &server, versions, &clock, clock.now())
+        .expect("what the test needs")
 }
 
-/// Makes a self-signed certificate of X.509 version 1, `NAME.crt` and `NAME.key`; `false`, visibly,
-/// where `openssl` cannot.
-pub(crate) fn version_1(test: &str, folder: &Folder, name: &str) -> bool {
-    let [key, request, certificate] =
-        ["key", "csr", "crt"].map(|extension| format!("{name}.{extension}"));
-    let new = ["req", "-new", "-newkey", "ed25519", "-nodes", "-subj", "/CN=old"];
-    let sign = ["x509", "-req", "-days", "1", "-in", &request, "-signkey", &key];
-    let made = openssl(test, folder, &[&new[..], &["-keyout", &key, "-out", &request]].concat())
-        && openssl(test, folder, &[&sign[..], &["-out", &certificate]].concat());
-    if !made {
-        return false;
-    }
-    let der = CertificateDer::from_pem_file(folder.path(&certificate)).expect("PEM");
-    let (_, certificate) = X509Certificate::from_der(&der).expect("a certificate");
-    let is_old = certificate.version() == X509Version::V1;
-    if !is_old {
-        skip(test, "openssl makes no certificates of version 1");
-    }
-    is_old
+/// A server that verifies clients by `roots`.
+pub(crate) fn server_trusting(roots: &str) -> ServerTls {
+    let own = Ca::new("the server's own").issue(&Leaf::ponger("a"));
+    server_tls(&own, roots, ClientAuth::Required, rustls::DEFAULT_VERSIONS)
 }
 
-/// Runs `body` as a user whom permissions bind. For root, that is a child process, which runs the
-/// same `test` again.
-pub(crate) fn without_root(test: &str, body: impl FnOnce()) {
-    if !rustix::process::geteuid().is_root() {
-        return body();
-    }
-    let nobody = 65534;
-    let program = std::env::current_exe().expect("this program");
-    let output = Command::new(program)
-        .args(["--exact", test, "--nocapture"])
-        .current_dir("/")
-        .uid(nobody)
-        .gid(nobody)
-        .output();
-    match output {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(
-                output.status.success() && said.contains("1 passed"),
-                "as nobody: {said}{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Err(error) => skip(test, &format!("root cannot become nobody: {error}")),
-    }
+/// A client that expects `server`, and verifies it by `roots`.
+pub(crate) fn client_trusting(roots: &str, server: (&str, Option<&str>)) -> ClientTls {
+    client_tls(None, roots, server, rustls::DEFAULT_VERSIONS)
 }
 
-/// The path that stands for no file in messages.
-pub(crate) fn nowhere() -> &'static Path {
-    Path::new("file.pem")
+/// Why `verifier` rejects the chain now, if it does.
+pub(crate) fn rejection(
+    verifier: &impl VerifyPeer,
+    chain: &[CertificateDer<'static>],
+) -> Option<FailureReason> {
+    verifier.verify_peer(chain, UnixTime::now()).err().map(reason)
 }
 
-/// So many cases of a property, and no file of those that failed.
-pub(crate) fn bounded(cases: u32) -> proptest::test_runner::Config {
-    proptest::test_runner::Config { cases, failure_persistence: None, ..Default::default() }
+/// What logs and metrics call this error.
+pub(crate) fn reason(error: rustls::Error) -> FailureReason {
+    classify::from_io("the peer", &std::io::Error::other(error)).reason
 }
 
 /// The certificates of a PEM text.
-pub(crate) fn chain(text: &str) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().expect("PEM")
+pub(crate) fn der(pem: &str) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .expect("what the test needs")
+}
+
+/// The PEM of each certificate of `pem`.
+pub(crate) fn split(pem: &str) -> Vec<&str> {
+    pem.split_inclusive("-----END CERTIFICATE-----\n").collect()
+}
+
+/// Makes a certificate signed by its own key with `openssl`, `tls.crt` and `tls.key` in `dir`, for
+/// what rcgen cannot make.
+pub(crate) fn openssl_certificate(dir: &Path, arguments: &[&str]) -> Issued {
+    let config = "[req]\ndistinguished_name = dn\nx509_extensions = ext\n[dn]\n[ext]\nsubjectAltName = DNS:ponger\n";
+    std::fs::write(dir.join("san.cnf"), config).expect("what the test needs");
+    let fixed = ["req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=ponger"];
+    let files = ["-config", "san.cnf", "-keyout", "tls.key", "-out", "tls.crt"];
+    testkit::process::openssl(dir, &[&fixed[..], &files, arguments].concat())
+        .expect("what the test needs");
+    read_pair(dir)
+}
+
+/// Makes a self-signed certificate of X.509 version 1; `None` where `openssl` makes none.
+pub(crate) fn version_1_certificate(dir: &Path) -> Option<Issued> {
+    let new = "req -new -newkey ed25519 -nodes -subj /CN=old -keyout tls.key -out old.csr";
+    let sign = "x509 -req -days 1 -in old.csr -signkey tls.key -out tls.crt";
+    for arguments in [new, sign] {
+        testkit::process::openssl(dir, &arguments.split(' ').collect::<Vec<_>>())
+            .expect("what the test needs");
+    }
+    let issued = read_pair(dir);
+    let certificate = issued.chain_der().remove(0);
+    let (_, certificate) = X509Certificate::from_der(&certificate).expect("a certificate");
+    if certificate.version() == X509Version::V1 {
+        return Some(issued);
+    }
+    testkit::process::skip("openssl makes no certificates of version 1");
+    None
+}
+
+fn read_pair(dir: &Path) -> Issued {
+    let read = |name| std::fs::read_to_string(dir.join(name)).expect("what the test needs");
+    Issued { chain: read("tls.crt"), key: read("tls.key") }
+}
+
+/// A root that may issue for names below `domain` only.
+pub(crate) fn dns_constrained(domain: &str) -> Ca {
+    Ca::customized("constrained", |params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(domain.to_owned())],
+            excluded_subtrees: Vec::new(),
+        });
+    })
+}
+
+/// A name constraint on URIs, which rcgen does not have: RFC 5280, 4.2.1.10.
+pub(crate) fn uri_name_constraint(host: &str) -> CustomExtension {
+    let wrap = |tag: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).expect("a short name");
+        [&[tag, length], content].concat()
+    };
+    // NameConstraints, permittedSubtrees [0], GeneralSubtree, uniformResourceIdentifier [6].
+    let content = wrap(0x30, &wrap(0xa0, &wrap(0x30, &wrap(0x86, host.as_bytes()))));
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+    extension.set_criticality(true);
+    extension
 }

@@ -8,8 +8,8 @@ use std::{
 
 use chassis::tls::server::ClientAuth;
 use pinger::{
+    config::ProbeCredential::{self, InvalidSignature, NoCertificate},
     record::Summary,
-    rejection_probe::ProbeCredential::{self, InvalidSignature, NoCertificate},
 };
 use testkit::{Ca, Leaf};
 

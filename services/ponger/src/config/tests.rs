@@ -28,7 +28,7 @@ fn accepts_configuration_of_the_original_project() {
     assert_eq!(config.service.port, 8080);
     assert_eq!(config.service.tls_certificate, Some("/app/certs/server.crt".into()));
     assert_eq!((config.metrics.port, config.metrics.endpoint.as_str()), (2112, "/metrics"));
-    assert_eq!(config.ask(), Ask::No);
+    assert_eq!(config.client_auth(), ClientAuth::None);
 }
 
 #[test]
@@ -79,5 +79,5 @@ fn rejects_keys_that_conflict_or_have_no_effect() {
 #[test]
 fn requires_client_certificates_where_their_ca_is_set() {
     let config = load("service: {tlsCertificate: a, tlsPrivateKey: b, clientCa: c}").unwrap();
-    assert_eq!(config.ask(), Ask::Required);
+    assert_eq!(config.client_auth(), ClientAuth::Required);
 }

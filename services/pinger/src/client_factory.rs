@@ -1,0 +1,85 @@
+//! Makes clients of ponger, and says when one must be replaced.
+
+use std::{sync::Arc, time::Duration};
+
+use chassis::{
+    error::ConfigError,
+    tls::{client::ClientTls, clock::Clock, identity::Identity, reload::IdentityWatch},
+};
+use rustls::ClientConfig;
+
+use crate::{
+    client::PingClient,
+    config::{Config, Target},
+    connector::ConnectorTls,
+};
+
+/// Makes clients of ponger that use the current identity.
+#[derive(Clone, Debug)]
+pub struct PingClientFactory {
+    config: Config,
+    target: Target,
+    identity: Option<IdentityWatch<ClientTls>>,
+    clock: Clock,
+}
+
+impl PingClientFactory {
+    /// A factory of clients of the ponger that `config` names.
+    ///
+    /// # Errors
+    /// When its URL cannot be used.
+    pub fn new(
+        config: Config,
+        identity: Option<IdentityWatch<ClientTls>>,
+        clock: Clock,
+    ) -> Result<Self, ConfigError> {
+        let target = config.target()?;
+        Ok(Self { config, target, identity, clock })
+    }
+
+    /// A client that presents our own certificate. Each connection uses the current one.
+    pub fn client(&mut self) -> PingClient {
+        if let Some(identity) = &mut self.identity {
+            identity.borrow_and_update();
+        }
+        self.client_with(None, self.config.ponger.keep_alive.0)
+    }
+
+    /// A client by another configuration than the identity's own, which keeps no connection.
+    pub fn client_by(&self, config: ClientConfig) -> PingClient {
+        self.client_with(Some(Arc::new(config)), Duration::ZERO)
+    }
+
+    /// The current identity; `None` where TLS is disabled.
+    pub fn identity(&self) -> Option<Arc<Identity<ClientTls>>> {
+        self.identity.as_ref().map(IdentityWatch::current)
+    }
+
+    fn client_with(&self, config: Option<Arc<ClientConfig>>, keep_alive: Duration) -> PingClient {
+        let tls = self.identity.clone().map(|identity| ConnectorTls {
+            config,
+            identity,
+            clock: self.clock.clone(),
+        });
+        PingClient::new(&self.target, tls, &self.config, keep_alive)
+    }
+
+    /// Waits until the connection that `client` keeps may no longer be used: another identity was
+    /// loaded, or a certificate expires within the time that a ping may take.
+    pub async fn until_stale(&mut self, client: &PingClient) {
+        let Some(identity) = &mut self.identity else {
+            return std::future::pending().await;
+        };
+        let credentials = client.credentials();
+        let ping_time = self.config.timeout.0 + Duration::from_secs(1);
+        tokio::select! {
+            () = identity.changed() => {}
+            () = async {
+                match &credentials {
+                    Some(credentials) => credentials.until_revoked_within(ping_time).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+        }
+    }
+}
