@@ -68,7 +68,7 @@ fn the_expiry_of_pongers_certificate_stays_known_and_is_warned_about_once() {
     assert!(pinger.metric(&expiration("own")) > expiry);
     assert!(pinger.metric(&expiration("roots")) > expiry);
     let line = pinger.wait_for("Certificate expires soon");
-    assert!(line.contains(" WARN ") && line.contains("certificate=\"ponger's\""), "{line}");
+    assert!(line.contains(" WARN ") && line.contains("certificate=\"ponger\""), "{line}");
     ponger.stop();
     pinger.wait_for_metric(&pings("connect_refused"), 1.0);
     assert_eq!(pinger.metric(&expiration("peer")), expiry);
