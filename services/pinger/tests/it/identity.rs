@@ -3,7 +3,7 @@
 use chassis::config::MinTlsVersion;
 use testkit::Leaf;
 
-use crate::support::{Env, PONGER_ID, expiration, pings, pong_forever, serve, server_tls_of};
+use crate::support::{Env, PONGER_ID, expiration, pings, pong_forever, server_tls_of};
 
 #[test]
 fn negotiates_tls_1_3_with_the_post_quantum_group() {
@@ -27,7 +27,7 @@ fn accepts_tls_1_2_only_where_configured() {
     let env = Env::new();
     let issued = env.ca.issue(&Leaf::ponger("test"));
     let tls = server_tls_of(&[&rustls::version::TLS12], &issued, Some(&env.ca));
-    let address = serve(move |tcp| pong_forever(&tls, tcp));
+    let address = env.serve(move |tcp| pong_forever(&tls, tcp));
     let mut config = env.pinger_config(address);
     let pinger = env.start_pinger(&config);
     pinger.wait_for_metric(&pings("tls_refused_by_peer"), 1.0);

@@ -11,7 +11,7 @@ use testkit::{Ca, Leaf};
 use time::Duration as Validity;
 
 use crate::support::{
-    Env, Service, accept, install, kind, pings, pong_forever, serve, server_tls, until_closed,
+    Env, Service, accept, install, kind, pings, pong_forever, server_tls, until_closed,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ fn keeping(env: &Env, address: SocketAddr) -> pinger::Config {
 /// A server that never closes a connection: only pinger can.
 fn keeping_server(env: &Env, leaf: &Leaf) -> SocketAddr {
     let tls = server_tls(&env.ca.issue(leaf), None);
-    serve(move |tcp| pong_forever(&tls, tcp))
+    env.serve(move |tcp| pong_forever(&tls, tcp))
 }
 
 /// Waits until pings have connections of their own, and checks that this stays so.

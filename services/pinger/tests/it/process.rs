@@ -170,12 +170,14 @@ fn looks_at_its_certificates_after_sighup() {
     assert!(pinger.stop().success());
 }
 
-/// Starts pinger with `signal` ignored until it handles it, and sends it from the first moment on.
+/// Starts pinger with `signal` ignored until it handles it, and sends it from the first moment on,
+/// until it logs `until`. It is in its first pause then: with a ping in flight, one stop signal too many
+/// would end it at once.
 fn signal_while_starting(config: &Path, signal: Signal, until: &str) -> Service {
     let name = if signal == Signal::HUP { "HUP" } else { "TERM" };
     let mut command = Command::new("sh");
     command.args(["-c", &format!("trap '' {name}; echo ready; exec \"$0\" -c \"$1\""), PROGRAM]);
-    let mut pinger = Service::spawn(command.arg(config));
+    let mut pinger = Service::spawn(command.arg(config).env("PINGER__INTERVAL", "8760h"));
     pinger.wait_for("ready");
     wait_until(until, || {
         if pinger.count(until) == 0 && pinger.try_wait().is_none() {
@@ -192,7 +194,7 @@ fn handles_signals_while_it_starts() {
     let env = Env::new();
     let ponger = env.start_ponger(&env.ponger_config());
     let config = write_config(&env, ponger.address, "");
-    let mut pinger = signal_while_starting(&config, Signal::HUP, "Got pong");
+    let mut pinger = signal_while_starting(&config, Signal::HUP, "Pinging");
     assert!(pinger.stop().success());
     let mut pinger = signal_while_starting(&config, Signal::TERM, "Stopping");
     assert!(pinger.wait().success());

@@ -15,9 +15,7 @@ use rustix::{
 use testkit::{Ca, Issued, Leaf, PATIENCE};
 use time::Duration as Validity;
 
-use crate::support::{
-    Env, PONGER_ID, TlsStream, accept, ms, respond, serve, server_tls, until_closed,
-};
+use crate::support::{Env, PONGER_ID, TlsStream, accept, ms, respond, server_tls, until_closed};
 
 /// A port that is bound, so that no other process listens on it.
 fn bind() -> (OwnedFd, SocketAddr) {
@@ -47,9 +45,13 @@ fn has_reason(line: &str, reason: FailureReason) -> bool {
 }
 
 /// A server with the certificate `issued` that does `respond` after the first request.
-fn tls(issued: &Issued, respond: impl Fn(&mut TlsStream) + Send + Sync + 'static) -> SocketAddr {
+fn tls(
+    env: &Env,
+    issued: &Issued,
+    respond: impl Fn(&mut TlsStream) + Send + Sync + 'static,
+) -> SocketAddr {
     let config = server_tls(issued, None);
-    serve(move |tcp| {
+    env.serve(move |tcp| {
         if let Some(mut stream) = accept(&config, tcp) {
             respond(&mut stream);
             stream.conn.send_close_notify();
@@ -73,12 +75,13 @@ fn reports_the_reason_of_every_loss() {
     let env = Env::new();
     let ponger = || Leaf::ponger("test");
     let issue = |leaf: Leaf| env.ca.issue(&leaf);
-    let unused = |issued: &Issued| tls(issued, |_| panic!("a request to a server not verified"));
+    let unused =
+        |issued: &Issued| tls(&env, issued, |_| panic!("a request to a server not verified"));
     let responding = |status: &'static str, body: &'static str| {
-        tls(&issue(ponger()), move |stream| respond(stream, status, body))
+        tls(&env, &issue(ponger()), move |stream| respond(stream, status, body))
     };
     let writing = |text: &'static str| {
-        tls(&issue(ponger()), move |stream| {
+        tls(&env, &issue(ponger()), move |stream| {
             let _ = stream.write_all(text.as_bytes());
         })
     };
@@ -107,11 +110,11 @@ fn reports_the_reason_of_every_loss() {
         (FailureReason::TlsWrongId, url(unused(&issue(Leaf::new().dns("localhost"))))),
         (
             FailureReason::TlsRefusedByPeer,
-            url(serve(move |tcp| assert!(accept(&requires_another_ca, tcp).is_none()))),
+            url(env.serve(move |tcp| assert!(accept(&requires_another_ca, tcp).is_none()))),
         ),
         (
             FailureReason::TlsProtocol,
-            url(serve(|mut tcp| {
+            url(env.serve(|mut tcp| {
                 let _ = tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
                 until_closed(&mut tcp);
             })),
@@ -124,7 +127,7 @@ fn reports_the_reason_of_every_loss() {
         (FailureReason::Body, url(writing("SSH-2.0-server\r\n\r\n"))),
         (FailureReason::Reset, url(writing(""))),
         (FailureReason::Reset, url(writing("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"))),
-        (FailureReason::Reset, url(serve(drop))),
+        (FailureReason::Reset, url(env.serve(drop))),
     ];
     let mut provoked = BTreeSet::from(ELSEWHERE);
     for (reason, url) in cases {
@@ -164,8 +167,8 @@ fn reports_the_phase_in_which_time_ran_out() {
             socket
         })
         .collect();
-    let no_handshake = serve(|mut tcp| until_closed(&mut tcp));
-    let no_response = tls(&env.ca.issue(&Leaf::ponger("test")), until_closed);
+    let no_handshake = env.serve(|mut tcp| until_closed(&mut tcp));
+    let no_response = tls(&env, &env.ca.issue(&Leaf::ponger("test")), until_closed);
     for (reason, address) in [
         (FailureReason::ConnectTimeout, full),
         (FailureReason::TlsTimeout, no_handshake),
@@ -204,7 +207,7 @@ fn explains_a_self_signed_ca_certificate() {
     let issued = Leaf::ponger("test").ca_true().self_signed();
     let roots = env.dir.path().join("roots.crt");
     std::fs::write(&roots, &issued.chain).unwrap();
-    let mut config = env.pinger_config(tls(&issued, |_| {}));
+    let mut config = env.pinger_config(tls(&env, &issued, |_| {}));
     config.ponger.accept_cert = Some(roots);
     let line = lose_ping(&env, config);
     assert!(has_reason(&line, FailureReason::TlsUntrusted), "{line}");

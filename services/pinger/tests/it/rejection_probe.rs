@@ -13,7 +13,7 @@ use pinger::{
 };
 use testkit::{Ca, Leaf};
 
-use crate::support::{Env, Service, accept, ms, pong_forever, serve, server_tls, until_closed};
+use crate::support::{Env, Service, accept, ms, pong_forever, server_tls, until_closed};
 
 const FAILED: &str = "Rejection probe failed: ponger accepted an untrusted client";
 
@@ -106,7 +106,7 @@ fn is_ready_again_once_ponger_rejects_again() {
     let [open, strict] = [None, Some(&env.ca)].map(|roots| server_tls(&issued, roots));
     let tls = Arc::new(Mutex::new(open));
     let current = Arc::clone(&tls);
-    let address = serve(move |tcp| {
+    let address = env.serve(move |tcp| {
         let tls = Arc::clone(&current.lock().unwrap());
         pong_forever(&tls, tcp);
     });
@@ -122,7 +122,7 @@ fn is_ready_again_once_ponger_rejects_again() {
 
 /// Checks that nothing is concluded from what a server does.
 fn check_inconclusive(env: &Env, behave: impl Fn(TcpStream) + Send + Sync + 'static) {
-    let pinger = env.start_pinger(&probing(env, serve(behave)));
+    let pinger = env.start_pinger(&probing(env, env.serve(behave)));
     check_all(&pinger, &ProbeCredential::ALL, "inconclusive");
     assert_eq!(pinger.wait_for_readyz(200), "ready\n");
     let line = pinger.wait_for("Rejection probe inconclusive");
@@ -146,7 +146,7 @@ fn a_reset_before_the_handshake_is_complete_is_inconclusive() {
 #[test]
 fn inconclusive_probes_become_an_error_in_the_long_run() {
     let env = Env::new();
-    let mut config = probing(&env, serve(drop));
+    let mut config = probing(&env, env.serve(drop));
     config.rejection_probe.interval = ms(1);
     let line = env.start_pinger(&config).wait_for("Rejection probe inconclusive for long");
     assert!(line.contains("ERROR") && line.contains("probes=10"), "{line}");
@@ -202,7 +202,7 @@ fn probes_only_the_configured_credentials() {
 #[test]
 fn a_probe_under_way_does_not_delay_the_end() {
     let env = Env::new();
-    let mut config = probing(&env, serve(|mut tcp| until_closed(&mut tcp)));
+    let mut config = probing(&env, env.serve(|mut tcp| until_closed(&mut tcp)));
     config.drain_timeout = ms(0);
     let pinger = env.start_pinger(&config);
     // Both the ping and the probe wait for the server, longer than this test may take.

@@ -7,7 +7,7 @@ use std::{
 
 use testkit::Leaf;
 
-use crate::support::{Env, accept, ms, pings, respond, serve, server_tls, until_closed};
+use crate::support::{Env, accept, ms, pings, respond, server_tls, until_closed};
 
 #[test]
 fn sums_up_all_pings() {
@@ -25,7 +25,7 @@ fn sums_up_all_pings() {
 #[test]
 fn stops_in_a_pause() {
     let env = Env::new();
-    let mut config = env.pinger_config(serve(drop));
+    let mut config = env.pinger_config(env.serve(drop));
     // The random pause is hardly ever short.
     config.interval.0 = Duration::from_secs(365 * 24 * 3600);
     let summary = env.start_pinger(&config).stop();
@@ -51,7 +51,7 @@ fn waiting_server(env: &Env) -> (std::net::SocketAddr, mpsc::Receiver<()>, mpsc:
     let (request, requests) = mpsc::channel();
     let (go_on, told) = mpsc::channel();
     let channels = Mutex::new((request, told));
-    let address = serve(move |tcp| {
+    let address = env.serve(move |tcp| {
         if let Some(mut stream) = accept(&tls, tcp) {
             let channels = channels.lock().unwrap();
             channels.0.send(()).unwrap();

@@ -4,7 +4,11 @@ use std::{
     cell::RefCell,
     io::{self, Read as _, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, Once, mpsc},
+    sync::{
+        Arc, Mutex, Once,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -35,9 +39,11 @@ pub(crate) const PONGER_ID: &str = "spiffe://cluster.local/ns/test/sa/ponger";
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A certificate authority, both services' certificates, and the time that they go by.
+/// A certificate authority, both services' certificates, the time that they go by, and servers that
+/// follow a script.
 pub(crate) struct Env {
     pub(crate) dir: TempDir,
+    servers: Mutex<Vec<Server>>,
     pub(crate) ca: Ca,
     pub(crate) ponger: CertDir,
     pub(crate) pinger: CertDir,
@@ -50,7 +56,7 @@ impl Env {
         let (ca, clock) = (Ca::new("test"), ManualClock::new());
         let [ponger, pinger] =
             ["ponger", "pinger"].map(|name| CertDir::create(dir.path().join(name)).unwrap());
-        let env = Self { dir, ca, ponger, pinger, clock };
+        let env = Self { dir, servers: Mutex::default(), ca, ponger, pinger, clock };
         env.issue_ponger(&Leaf::ponger("test"));
         env.issue_pinger(&Leaf::pinger("test"));
         env
@@ -113,9 +119,18 @@ impl Env {
         config
     }
 
+    /// Starts a server that does `behave` with each connection, on a thread of its own. It stops with
+    /// this value, when every client has gone.
+    pub(crate) fn serve(&self, behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+        let server = Server::start(behave);
+        let address = server.address;
+        self.servers.lock().unwrap().push(server);
+        address
+    }
+
     pub(crate) fn start_ponger(&self, config: &ponger::Config) -> Service<()> {
         let (config, clock) = (config.clone(), self.clock());
-        Service::start(move |started, signals| async move {
+        Service::start(1, move |started, signals| async move {
             let ponger = ponger::Application::build_with_clock(&config, clock)?;
             started.send([ponger.address()?, ponger.admin_address()?])?;
             ponger.run_until_stopped(signals).await
@@ -124,7 +139,7 @@ impl Env {
 
     pub(crate) fn start_pinger(&self, config: &pinger::Config) -> Service<Summary> {
         let (config, clock) = (config.clone(), self.clock());
-        Service::start(move |started, signals| async move {
+        Service::start(2, move |started, signals| async move {
             let pinger = pinger::Application::build_with_clock(&config, clock)?;
             started.send([pinger.admin_address()?; 2])?;
             pinger.run_until_stopped(signals).await
@@ -142,18 +157,22 @@ pub(crate) fn ms(ms: u64) -> HumanDuration {
     HumanDuration(Duration::from_millis(ms))
 }
 
-/// A service on a thread of its own. It is asked to stop when dropped.
+/// A service on a thread of its own. It stops when it is dropped: no thread may use aws-lc while the
+/// process exits, since aws-lc aborts then.
 pub(crate) struct Service<T> {
     /// Where it listens; pinger's admin listener.
     pub(crate) address: SocketAddr,
     admin: SocketAddr,
     pub(crate) signals: SignalSender,
     log: Log,
-    thread: JoinHandle<anyhow::Result<T>>,
+    thread: Option<JoinHandle<anyhow::Result<T>>>,
+    /// How many signals stop it, whatever it waits for.
+    stop_signals: usize,
 }
 
 impl<T: Send + 'static> Service<T> {
     fn start<R: Future<Output = anyhow::Result<T>> + 'static>(
+        stop_signals: usize,
         run: impl FnOnce(mpsc::Sender<[SocketAddr; 2]>, Signals) -> R + Send + 'static,
     ) -> Self {
         let (signals, receiver) = Signals::channel();
@@ -167,13 +186,12 @@ impl<T: Send + 'static> Service<T> {
         let Ok([address, admin]) = started.recv() else {
             panic!("it does not start: {:?}", thread.join().unwrap().err());
         };
-        Self { address, admin, signals, log, thread }
+        Self { address, admin, signals, log, thread: Some(thread), stop_signals }
     }
 
     /// Waits until it has ended by itself.
-    pub(crate) fn wait(self) -> anyhow::Result<T> {
-        // A panic of its thread is printed by itself.
-        self.thread.join().expect("no panic")
+    pub(crate) fn wait(mut self) -> anyhow::Result<T> {
+        self.thread.take().unwrap().join().expect("no panic")
     }
 
     /// Stops it.
@@ -224,6 +242,18 @@ impl<T: Send + 'static> Service<T> {
     /// How many lines in the log of its main thread contain `part`.
     pub(crate) fn count(&self, part: &str) -> usize {
         self.log.lines().iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+impl<T> Drop for Service<T> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            for _ in 0..self.stop_signals {
+                self.signals.stop("SIGTERM");
+            }
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "it has panicked");
+        }
     }
 }
 
@@ -302,18 +332,41 @@ impl Write for ThreadLog {
     }
 }
 
-/// A server that does `behave` with each connection, on a thread of its own.
-pub(crate) fn serve(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    let behave = Arc::new(behave);
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let behave = Arc::clone(&behave);
-            thread::spawn(move || behave(stream));
-        }
-    });
-    address
+/// A server that follows a script.
+struct Server {
+    address: SocketAddr,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopping = Arc::<AtomicBool>::default();
+        let stop = Arc::clone(&stopping);
+        let thread = thread::spawn(move || {
+            thread::scope(|scope| {
+                for stream in listener.incoming().map(Result::unwrap) {
+                    if stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                    scope.spawn(|| behave(stream));
+                }
+            });
+        });
+        Self { address, stopping, thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        // It waits for a connection.
+        let _ = TcpStream::connect(self.address);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(ended.is_none_or(|ended| ended.is_ok()) || thread::panicking(), "it has panicked");
+    }
 }
 
 pub(crate) type TlsStream = StreamOwned<ServerConnection, TcpStream>;
