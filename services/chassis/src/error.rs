@@ -83,7 +83,8 @@ fn without_keys(text: &str) -> String {
 }
 
 /// Prints why `service` exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a [`ConfigError`],
-/// 1 for everything else. Waits at most a second for standard error to be read.
+/// 1 for everything else. Waits at most ten seconds for standard error to be read: on a busy machine, a
+/// second may pass before the thread that writes gets its turn.
 pub fn exit_code(service: &str, error: &anyhow::Error) -> u8 {
     let line = format!("{service}: {error:#}");
     let (written, done) = std::sync::mpsc::channel();
@@ -91,7 +92,7 @@ pub fn exit_code(service: &str, error: &anyhow::Error) -> u8 {
         eprintln!("{line}");
         let _ = written.send(());
     });
-    let _ = done.recv_timeout(Duration::from_secs(1));
+    let _ = done.recv_timeout(Duration::from_secs(10));
     if error.is::<ConfigError>() { EX_CONFIG } else { 1 }
 }
 
