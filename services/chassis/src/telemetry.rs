@@ -25,11 +25,27 @@ const DROPPED_INTERVAL: Duration = Duration::from_secs(1);
 /// How many lines wait for standard output to be read before further ones are dropped.
 const MAX_QUEUED_LINES: usize = 4096;
 
-/// Writes the queued lines when it is dropped, for at most a second.
+/// How long the queued lines may take to be written at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Writes the queued lines when it is dropped, and waits a moment for that.
 #[derive(Debug)]
 pub struct LogGuard {
     dropped: ErrorCounter,
-    _worker: WorkerGuard,
+    worker: Option<WorkerGuard>,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        // In a thread: the guard waits for standard output where its queue is full.
+        let worker = self.worker.take();
+        let (flushed, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(worker);
+            let _ = flushed.send(());
+        });
+        let _ = done.recv_timeout(FLUSH_TIMEOUT);
+    }
 }
 
 /// Begins to log to standard output, by a queue and a thread: whoever does not read the log must not
@@ -63,7 +79,7 @@ pub fn init(settings: &Log) -> LogGuard {
         }
     };
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
-    LogGuard { dropped, _worker: worker }
+    LogGuard { dropped, worker: Some(worker) }
 }
 
 impl LogGuard {

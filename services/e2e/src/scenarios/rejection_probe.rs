@@ -13,7 +13,7 @@ use crate::{
     wait::{met, until},
 };
 
-const FAST_PROBES: (&str, &str) = ("PINGER__REJECTION_PROBE__INTERVAL", "500ms");
+const FAST_PROBES: (&str, &str) = ("PINGER__REJECTION_PROBE__INTERVAL", "1s");
 const ALARM: &str = "Rejection probe failed: ponger accepted an untrusted client";
 
 /// Returns how many probes had a result.

@@ -2,22 +2,24 @@
 
 use std::{
     fs,
-    net::TcpStream,
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpStream},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
+use rustix::process::{Pid, kill_process};
 use testkit::{
     Ca, Issued, Leaf,
-    client::TlsClient,
+    client::{TlsClient, metric, plain_get},
     original,
     process::{Service, Signal, is_installed, openssl, with_descriptors},
     wait_until,
 };
 use time::Duration;
 
-use crate::support::{Env, OTHER, PINGER, PROGRAM, connect_and_ping, send_until_blocked};
+use crate::support::{Env, OTHER, PINGER, PROGRAM, connect_and_ping, ping, send_until_blocked};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
@@ -235,6 +237,36 @@ fn logs_reloads_and_the_connections_that_they_close() {
     env.trust(&[&Ca::new("new")]);
     let line = ponger.wait_for("Closing connection: peer credentials are no longer valid");
     assert!(line.contains(&format!("peer=\"{PINGER}\"")), "{line}");
+}
+
+#[test]
+fn keeps_serving_and_stops_while_nothing_reads_its_log() {
+    let env = Env::new();
+    let config = env.write_config("");
+    let mut command = Command::new(PROGRAM);
+    let mut child = command.arg("--config").arg(&config).stdout(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Listening") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0);
+    }
+    let address = |field: &str| -> SocketAddr {
+        line.split_whitespace().find_map(|word| word.strip_prefix(field)).unwrap().parse().unwrap()
+    };
+    let (address, admin) = (address("address="), address("admin="));
+    // From here on the pipe fills, then the queue of lines.
+    let dropped = || metric(&plain_get(admin, "/metrics").unwrap().body, "log_lines_dropped_total");
+    let mut connection = env.pinger().connect(address).unwrap();
+    wait_until("dropped lines", || {
+        for _ in 0..500 {
+            ping(&mut connection);
+        }
+        (dropped()? > 0.0).then_some(())
+    });
+    assert_eq!(plain_get(admin, "/readyz").unwrap().status, 200);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
