@@ -1,9 +1,9 @@
 //! `cargo run`: both services in one process, with real certificates of a throw-away CA.
 //!
-//! - [`env`]: a private directory with the certificates and both configurations
+//! - [`demo_env`]: a private directory with the certificates and both configurations
 //! - [`output`]: both services' logs on one terminal
 
-mod env;
+mod demo_env;
 mod output;
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use chassis::{
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{env::DemoEnv, output::Output};
+use crate::{demo_env::DemoEnv, output::Output};
 
 /// Runs ponger and pinger on this machine, over mutual TLS, with throw-away certificates.
 ///

@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -37,6 +37,8 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::interim::Start;
 
 /// A phase of a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,7 +196,12 @@ impl PingConnector {
             ConnectionInfo { address: tcp.peer_addr().ok(), ..ConnectionInfo::default() };
         let Some(tls) = &inner.tls else {
             inner.trace.borrow_mut().info = Some(info.clone());
-            return Ok(Stream { kind: Kind::Plain(tcp), info, connector: self });
+            return Ok(Stream {
+                kind: Kind::Plain(tcp),
+                unread: Vec::new(),
+                info,
+                connector: self,
+            });
         };
         inner.trace.borrow_mut().enter(Phase::Tls);
         let used = tls.identity.current();
@@ -213,7 +220,7 @@ impl PingConnector {
         )));
         inner.trace.borrow_mut().leave();
         inner.trace.borrow_mut().info = Some(info.clone());
-        Ok(Stream { kind: Kind::Tls(Box::new(stream)), info, connector: self })
+        Ok(Stream { kind: Kind::Tls(Box::new(stream)), unread: Vec::new(), info, connector: self })
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
@@ -275,6 +282,8 @@ impl Service<ConnectInfo<Uri>> for PingConnector {
 /// A connection to ponger, which traces when it is written to and read from, and what fails.
 pub struct Stream {
     kind: Kind,
+    /// The start of a response that was read, and not yet passed on.
+    unread: Vec<u8>,
     info: ConnectionInfo,
     connector: PingConnector,
 }
@@ -312,6 +321,33 @@ impl Stream {
             Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
+
+    /// Reads a response from its first byte on, without interim responses before it.
+    fn poll_final_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match Start::of(&self.unread) {
+                Start::Interim(length) => drop(self.unread.drain(..length)),
+                Start::Final => break,
+                Start::Unknown => {
+                    let mut bytes = [0; 1024];
+                    let mut chunk = ReadBuf::new(&mut bytes);
+                    ready!(self.poll_raw_read(cx, &mut chunk))?;
+                    if chunk.filled().is_empty() {
+                        break;
+                    }
+                    self.unread.extend_from_slice(chunk.filled());
+                }
+            }
+        }
+        let count = self.unread.len().min(buffer.remaining());
+        buffer.put_slice(&self.unread[..count]);
+        self.unread.drain(..count);
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for Stream {
@@ -321,7 +357,12 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = self.poll_raw_read(cx, buffer);
+        let is_start = self.connector.0.trace.borrow().phase == Phase::Processing;
+        let read = if is_start || !self.unread.is_empty() {
+            self.poll_final_response(cx, buffer)
+        } else {
+            self.poll_raw_read(cx, buffer)
+        };
         match &read {
             Poll::Ready(Err(error)) => self.fail(error),
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {

@@ -3,6 +3,7 @@
 //! - [`config`]: configuration keys, and which of them conflict
 //! - [`startup`]: bind, reveal the port, run until asked to stop
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
+//! - `interim`: skips interim responses (1xx)
 //! - [`client`]: one ping: request, response, and its outcome
 //! - [`client_factory`]: clients that use the current identity
 //! - [`record`]: log, metrics and summary of pings
@@ -12,6 +13,7 @@ pub mod client;
 pub mod client_factory;
 pub mod config;
 pub mod connector;
+mod interim;
 pub mod record;
 pub mod rejection_probe;
 pub mod startup;

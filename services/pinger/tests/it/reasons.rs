@@ -71,6 +71,18 @@ const ELSEWHERE: [FailureReason; 5] = [
 ];
 
 #[test]
+fn skips_interim_responses() {
+    let env = Env::new();
+    let address = tls(&env, &env.ca.issue(&Leaf::ponger("test")), |stream| {
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n";
+        let pong = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong";
+        let _ = stream.write_all(format!("{hints}{hints}{pong}").as_bytes());
+    });
+    let pinger = env.start_pinger(&env.pinger_config(address));
+    pinger.wait_for_further("pong", 2);
+}
+
+#[test]
 fn reports_the_reason_of_every_loss() {
     let env = Env::new();
     let ponger = || Leaf::ponger("test");
