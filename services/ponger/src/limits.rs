@@ -23,8 +23,8 @@ pub struct Limits {
 const RESERVED_DESCRIPTORS: u64 = 32;
 const DESCRIPTORS_PER_WORKER: u64 = 4;
 
-/// `connections`, lowered to what `limit` open files allow with so many workers, so that the
-/// connection limit is met first and the process always has descriptors to spare. At least one.
+/// `connections`, lowered to what `limit` open files allow with so many workers: rejecting a connection
+/// is better than failing to accept it. At least one.
 pub fn clamp_to_fd_limit(connections: u32, limit: Option<u64>, workers: usize) -> u32 {
     let Some(limit) = limit else { return connections };
     let reserved = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64;
