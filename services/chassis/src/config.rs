@@ -27,7 +27,7 @@ pub use self::{
     duration::HumanDuration,
     sections::{Identity, Log, LogFormat, LogLevel, Metrics, MinTlsVersion},
 };
-use crate::error::ConfigError;
+use crate::error::{ConfigError, find_key};
 
 /// The file that is read where none is named, if it exists.
 pub const DEFAULT_FILE: &str = "config.yaml";
@@ -59,16 +59,26 @@ where
     let prefix = format!("{}__", name.to_uppercase());
     let variables = variables(&keys, &prefix, environment)?;
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let is_absent = matches!(path.try_exists(), Ok(false));
     let mut builder = Config::builder();
-    let mut source = "environment".to_owned();
-    if file.is_some() || variables.is_empty() || !matches!(path.try_exists(), Ok(false)) {
-        source = path.display().to_string();
-        builder = builder.add_source(read(path).map_err(|error| {
-            error.or_hint(format!("name it with --config FILE, or set variables {prefix}*"))
-        })?);
-        // By itself first, so that each fault is attributed to its source.
-        deserialize::<C>(builder.clone(), &keys, |key| format!("{source}: key `{key}`"))?;
+    let mut sources = Vec::new();
+    if file.is_none() && variables.is_empty() && is_absent {
+        return Err(ConfigError::new(path.display(), "there is no such file").hint(format!(
+            "give the path of a configuration with --config FILE, or set variables {prefix}*"
+        )));
     }
+    if file.is_some() || !is_absent {
+        let file = path.display().to_string();
+        builder = builder.add_source(read(path)?);
+        // By itself first, so that each fault is attributed to its source.
+        deserialize::<C>(builder.clone(), &keys, |key| format!("{file}: key `{key}`"))?;
+        sources.push(file);
+    }
+    let set: BTreeMap<_, _> = keys
+        .keys()
+        .map(|key| (key.clone(), variable(&prefix, key)))
+        .filter(|(_, variable)| variables.contains_key(variable))
+        .collect();
     let variables = Environment::with_prefix(name)
         .separator("__")
         .convert_case(Case::Camel)
@@ -82,7 +92,16 @@ where
         let key = key.split('[').next().unwrap_or(key);
         format!("environment variable {}", variable(&prefix, key))
     })?;
-    validate(&config).map_err(|error| ConfigError::new(source, error))?;
+    validate(&config).map_err(|error| {
+        let text = error.to_string();
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '.');
+        let named: BTreeSet<_> = words.filter_map(|word| set.get(word)).collect();
+        sources.extend(named.into_iter().map(|name| format!("environment variable {name}")));
+        if sources.is_empty() {
+            sources.push("environment".to_owned());
+        }
+        ConfigError::new(sources.join(" and "), error)
+    })?;
     Ok(config)
 }
 
@@ -164,8 +183,12 @@ fn variables(
         let subject = format!("environment variable {name}");
         if !known().any(|known| known == name) {
             let upper = name.to_uppercase();
-            let nearest = known().min_by_key(|known| strsim::damerau_levenshtein(known, &upper));
-            let hint = format!("the nearest known one is {}", nearest.unwrap_or_default());
+            let distance = |known: &String| strsim::damerau_levenshtein(known, &upper);
+            let near = known().filter(|known| is_near(distance(known), name.len() - prefix.len()));
+            let hint = near.min_by_key(distance).map_or_else(
+                || "services/README.md lists the keys".to_owned(),
+                |known| format!("the nearest known one is {known}"),
+            );
             return Err(ConfigError::new(subject, "unknown key").hint(hint));
         }
         let value = value
@@ -200,6 +223,11 @@ fn deserialize<C: DeserializeOwned>(
     // serde accepts these for an optional value, a text or a list.
     let blank = |value: &Json| value.as_str().is_some_and(|text| text.trim().is_empty());
     for (key, value) in flatten("", &tree) {
+        if value.as_str().and_then(find_key).is_some() {
+            let reason = "its value is a certificate or a key";
+            return Err(ConfigError::new(subject(&key), reason)
+                .hint("write it to a file, and give the path of that"));
+        }
         let reason = match value {
             Json::Null => "it has no value",
             Json::Array(items) if items.is_empty() || items.iter().any(blank) => {
@@ -215,7 +243,10 @@ fn deserialize<C: DeserializeOwned>(
         let message = error.inner().to_string();
         let (reason, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
         if reason.starts_with("unknown field") {
-            let hint = format!("the nearest known key is {}", nearest(keys, &key));
+            let hint = match nearest(keys, &key).as_str() {
+                "" => "services/README.md lists the keys".to_owned(),
+                near => format!("the nearest known key is {near}"),
+            };
             return ConfigError::new(subject(&key), "unknown key").hint(hint);
         }
         let expected = match expected {
@@ -233,7 +264,12 @@ fn deserialize<C: DeserializeOwned>(
     })
 }
 
-/// Returns the known keys and sections most like `key`.
+/// Whether a name of `length` that is `distance` edits away may have been meant.
+fn is_near(distance: usize, length: usize) -> bool {
+    distance <= 2 + length / 3
+}
+
+/// Returns the known keys and sections most like `key`; nothing if none is like it.
 fn nearest(keys: &Keys, key: &str) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let distance = |known: &str| {
@@ -244,6 +280,7 @@ fn nearest(keys: &Keys, key: &str) -> String {
     let sections = keys.keys().filter_map(|known| Some(known.split_once('.')?.0));
     let known: BTreeSet<&str> = keys.keys().map(String::as_str).chain(sections).collect();
     let least = known.iter().map(|known| distance(known)).min();
+    let least = least.filter(|least| is_near(*least, last(key).len()));
     let nearest = known.iter().filter(|known| Some(distance(known)) == least).take(3);
     nearest.map(|known| format!("`{known}`")).collect::<Vec<_>>().join(" or ")
 }

@@ -2,6 +2,8 @@
 
 use std::{
     fmt::{self, Write as _},
+    ops::Range,
+    path::Path,
     time::Duration,
 };
 
@@ -32,10 +34,15 @@ impl ConfigError {
         self
     }
 
-    /// Adds what a person can do about it, unless there is a hint already.
+    /// Adds the configuration key to a subject that is one of the `files` that such keys name:
+    /// `/tls.key (service.tlsPrivateKey)`.
     #[must_use]
-    pub fn or_hint(self, hint: impl fmt::Display) -> Self {
-        if self.hint.is_some() { self } else { self.hint(hint) }
+    pub fn name_key(mut self, files: &[(&str, Option<&Path>)]) -> Self {
+        let is_subject = |path: &Path| path.display().to_string() == self.subject;
+        if let Some((key, _)) = files.iter().find(|(_, path)| path.is_some_and(is_subject)) {
+            self.subject = format!("{} ({key})", self.subject);
+        }
+        self
     }
 }
 
@@ -56,30 +63,47 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Returns `text` without PEM blocks and bare base64, whole or cut: a key in place of its path must
-/// not be logged.
+/// Returns `text` without PEM blocks and private keys: a key in place of its path must not be logged.
 fn without_keys(text: &str) -> String {
-    let mut kept = String::new();
-    let mut rest = text;
-    while let Some((before, block)) = rest.split_once("-----BEGIN") {
-        let end = block.split_once("-----END").and_then(|(_, end)| end.split_once("-----"));
-        kept = kept + before + "(a PEM block, not shown)";
-        rest = end.map_or("", |(_, after)| after);
+    let (mut kept, mut rest) = (String::new(), text);
+    while let Some((range, what)) = find_key(rest) {
+        kept = kept + &rest[..range.start] + what;
+        rest = &rest[range.end..];
     }
-    kept += rest;
-    // Paths and fingerprints have long words, too: those begin with `/`, and these are hexadecimal.
-    let base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
-    let key = |word: &&str| {
-        word.len() >= 64 && !word.starts_with('/') && !word.chars().all(|c| c.is_ascii_hexdigit())
+    kept + rest
+}
+
+/// Where `text` holds a PEM block, or the base64 of a private key without its boundaries, and what to
+/// print in its place.
+pub(crate) fn find_key(text: &str) -> Option<(Range<usize>, &'static str)> {
+    let block = text.find("-----BEGIN").map(|start| {
+        let end = text[start..].find("-----END").and_then(|end| {
+            let label = start + end + "-----END".len();
+            Some(label + text[label..].find("-----")? + "-----".len())
+        });
+        (start..end.unwrap_or(text.len()), "(a PEM block, not shown)")
+    });
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
+    let is_start = |start: &usize| {
+        !text[..*start].ends_with(is_base64) && begins_private_key(&text.as_bytes()[*start..])
     };
-    let find = |text: &str| text.split(|c| !base64(c)).find(key).and_then(|word| text.find(word));
-    while let Some(start) = find(&kept) {
-        // Its further lines, the last of which may be short.
-        let length = kept[start..].find(|c| !(base64(c) || " \\\n\r".contains(c)));
-        let end = length.map_or(kept.len(), |length| start + length);
-        kept.replace_range(start..end, "(base64, not shown)");
-    }
-    kept
+    let key = text.match_indices('M').map(|(start, _)| start).find(is_start).map(|start| {
+        // Its further lines, too.
+        let length = text[start..].find(|c| !(is_base64(c) || " \\\n\r".contains(c)));
+        let end = length.map_or(text.len(), |length| start + length);
+        (start..end, "(a private key, not shown)")
+    });
+    block.into_iter().chain(key).min_by_key(|(range, _)| range.start)
+}
+
+/// Whether `base64` begins as private keys do: a DER sequence, of which the first field is the version,
+/// 0 or 1 (RFC 5208, RFC 5915, RFC 8017). Paths, names and certificates do not.
+fn begins_private_key(base64: &[u8]) -> bool {
+    let has = |position: usize, wanted: &[u8]| {
+        base64.get(position..).is_some_and(|rest| rest.starts_with(wanted))
+    };
+    // By the number of bytes that the length of the sequence takes: 1, 2 or 3.
+    has(0, b"M") && has(3, b"CAQ") || has(0, b"MI") && (has(4, b"AgE") || has(6, b"IBA"))
 }
 
 /// Prints why `service` exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a [`ConfigError`],
@@ -106,23 +130,54 @@ mod tests {
         let pem =
             format!("-----BEGIN PRIVATE KEY-----\n{line}\nc2VjcmV0\n-----END PRIVATE KEY-----");
         let half = format!("-----BEGIN PRIVATE KEY-----\n{line}");
-        let path = format!("/{0}/{0}/{0}/tls.key", "identity/0123456789");
         for (reason, printed) in [
-            ("no key".to_owned(), "no key".to_owned()),
-            (format!("`{path}` {}", "0a".repeat(32)), format!("`{path}` {}", "0a".repeat(32))),
-            (format!("`{pem}` is text"), "`(a PEM block, not shown)` is text".into()),
-            (format!("`{pem}`, `{half}`"), "`(a PEM block, not shown)`, `(a PEM block, not".into()),
-            (format!("`{half}`, `{pem}`"), "`(a PEM block, not shown)`".into()),
-            (format!("`{line}` is text"), "`(base64, not shown)` is text".into()),
-            (format!("`{line} {line} c2VjcmV0`"), "`(base64, not shown)`".into()),
-            (format!("`{line}\\nc2VjcmV0`"), "`(base64, not shown)`".into()),
+            (format!("`{pem}` is text"), "`(a PEM block, not shown)` is text"),
+            (format!("`{pem}`, `{half}`"), "`(a PEM block, not shown)`, `(a PEM block, not"),
+            (format!("`{half}`, `{pem}`"), "`(a PEM block, not shown)`"),
+            (format!("`{line}` is text"), "`(a private key, not shown)` is text"),
+            (format!("`{line} {line} c2VjcmV0`"), "`(a private key, not shown)`"),
+            (format!("`{line}\\nc2VjcmV0`"), "`(a private key, not shown)`"),
+            // Ed25519, SEC1, and RSA as PKCS#8 and PKCS#1.
+            ("MC4CAQAwBQYDK2VwBCIEIc2VjcmV0".into(), "(a private key, not shown)"),
+            ("MHcCAQEEIc2VjcmV0".into(), "(a private key, not shown)"),
+            ("MIIEvgIBADANBgkqhkic2VjcmV0".into(), "(a private key, not shown)"),
+            ("MIIEpAIBAAKCAQEAwxc2VjcmV0".into(), "(a private key, not shown)"),
         ] {
             for error in [ConfigError::new("a", &reason).hint("b"), ConfigError::new(&reason, "b")]
             {
                 let error = error.to_string();
-                assert!(error.trim_start_matches("a: ").starts_with(&printed), "{error}");
+                assert!(error.trim_start_matches("a: ").starts_with(printed), "{error}");
                 assert!(!error.contains("c2VjcmV0"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn recognizes_a_new_key() {
+        let pem = testkit::Leaf::new().self_signed().key;
+        let base64: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
+        assert_eq!(ConfigError::new("a", base64).to_string(), "a: (a private key, not shown)");
+    }
+
+    #[test]
+    fn prints_paths_ids_and_digests_whole() {
+        for text in [
+            "/var/run/secrets/kubernetes.io/serviceaccount/namespaces/ping-pong/my-certificate.crt",
+            "certificates/development/intermediate/authority/of/the/cluster/ponger-1.example.com.key",
+            "MyProject/certificates/development/intermediate/authority/of/the/cluster/ponger.key",
+            "spiffe://a-long-trust-domain.example.com/ns/a-namespace-of-a-team/sa/pinger-canary_1",
+            "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "MIIBszCCAVmgAwIBAgIUcGluZ2VyCgYIKoZIzj0EAwIwEjEQMA4GA1UEAwwHUm9vdCBDQTAeFw0yNjA",
+        ] {
+            assert_eq!(ConfigError::new(text, text).to_string(), format!("{text}: {text}"));
+        }
+    }
+
+    #[test]
+    fn names_the_key_of_a_file() {
+        let files = [("a", None), ("service.clientCa", Some(Path::new("/ca")))];
+        let error = |subject| ConfigError::new(subject, "why").name_key(&files).to_string();
+        assert_eq!(error("/ca"), "/ca (service.clientCa): why");
+        assert_eq!(error("/tls"), "/tls: why");
     }
 }

@@ -18,7 +18,8 @@ use crate::error::ConfigError;
 pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ConfigError> {
     let thing = &path.display();
     let failed = |error: &std::io::Error| match error.kind() {
-        ErrorKind::NotFound => ConfigError::new(thing, "there is no such file"),
+        ErrorKind::NotFound => ConfigError::new(thing, "there is no such file")
+            .hint("create it, or give the path of another one"),
         ErrorKind::PermissionDenied => ConfigError::new(thing, "permission denied").hint(format!(
             "let the user this service runs as (uid {}) read it",
             rustix::process::geteuid().as_raw()
@@ -33,7 +34,7 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ConfigError> {
         .map_err(|error| failed(&error))?;
     let metadata = file.metadata().map_err(|error| failed(&error))?;
     if !metadata.is_file() {
-        let kind = if metadata.is_dir() { "a folder" } else { "not a regular file" };
+        let kind = if metadata.is_dir() { "a directory" } else { "not a regular file" };
         return Err(ConfigError::new(thing, format!("it is {kind}")));
     }
     // Room for all of it, so that no copy of a key stays behind in memory that was outgrown.
@@ -67,11 +68,11 @@ mod tests {
     #[test]
     fn rejects_what_is_not_a_regular_file() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
         mkfifoat(CWD, dir.path().join("pipe"), Mode::RWXU).unwrap();
         for (name, reason) in [
-            ("missing", "there is no such file"),
-            ("folder", "it is a folder"),
+            ("missing", "there is no such file; create it, or give the path of another one"),
+            ("directory", "it is a directory"),
             // Opening it does not wait for a writer.
             ("pipe", "it is not a regular file"),
         ] {

@@ -1,7 +1,7 @@
 //! What every service stands on (a "microservice chassis").
 //!
 //! - [`cli`], [`config`]: the command line and the configuration
-//! - [`error`]: errors that a person must mend, and exit code 78
+//! - [`error`]: errors that a person must fix, and exit code 78
 //! - [`tls`]: certificates, from files on disk to the handshake
 //! - [`failure`]: the closed list of failure reasons
 //! - [`admin`], [`metrics`], [`readiness`]: metrics and probes, on a listener of their own

@@ -10,7 +10,7 @@
 //! - [`trust`]: the trust bundle
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
-//! - [`reload`]: polls the files and publishes the current identity
+//! - [`reload`]: polls the files and publishes the current identity (`unit_files`: what a poll finds)
 //! - [`server`], [`client`]: build rustls configurations and verify peers
 //! - [`limits`]: how large a certificate chain may be
 //! - [`credentials`]: whether the certificates that a connection was opened with are still valid
@@ -35,6 +35,7 @@ pub mod pem;
 pub mod reload;
 pub mod server;
 pub mod trust;
+mod unit_files;
 
 use std::sync::{Arc, OnceLock};
 

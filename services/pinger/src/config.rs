@@ -160,9 +160,20 @@ impl Config {
     pub fn preflight(&self) -> Result<(), ConfigError> {
         if !self.insecure {
             let clock = Clock::system();
-            Identity::load(&self.sources()?, Role::Client, &clock, &*self.tls_builder(&clock)?)?;
+            Identity::load(&self.sources()?, Role::Client, &clock, &*self.tls_builder(&clock)?)
+                .map_err(|error| error.name_key(&self.files()))?;
         }
         Ok(())
+    }
+
+    /// The keys that name files of the identity, and those files.
+    pub fn files(&self) -> [(&'static str, Option<&Path>); 3] {
+        let ponger = &self.ponger;
+        [
+            ("ponger.clientCertificate", ponger.client_certificate.as_deref()),
+            ("ponger.clientPrivateKey", ponger.client_private_key.as_deref()),
+            ("ponger.acceptCert", ponger.accept_cert.as_deref()),
+        ]
     }
 
     /// Where the certificates are.
@@ -312,6 +323,19 @@ impl Config {
         if !probe.interval.0.is_zero() && probe.interval < HumanDuration::seconds(1) {
             let reason = "it is shorter than 1s, and each probe costs ponger a TLS handshake";
             return error("rejectionProbe.interval", reason, "use a duration such as `30s`");
+        }
+        let credentials = &probe.credentials;
+        if credentials.iter().enumerate().any(|(at, one)| credentials[..at].contains(one)) {
+            let reason = "it names a credential twice";
+            return error("rejectionProbe.credentials", reason, "remove one of them");
+        }
+        // By default, what can be presented is.
+        if *credentials == [ProbeCredential::InvalidSignature]
+            && ponger.client_certificate.is_none()
+        {
+            let reason = "`invalid_signature` is pinger's own certificate, and it has none";
+            let hint = "set ponger.clientCertificate, or use `no_certificate`";
+            return error("rejectionProbe.credentials", reason, hint);
         }
         if probe.not_ready && probe.interval.0.is_zero() {
             let reason = "has no effect without rejectionProbe.interval";

@@ -35,10 +35,10 @@ fn client_config(
     identity: &Identity<ClientTls>,
 ) -> Option<ClientConfig> {
     match credential {
-        ProbeCredential::NoCertificate => Some(identity.tls.config_presenting(None)),
+        ProbeCredential::NoCertificate => Some(identity.tls.config_with_client_cert(None)),
         ProbeCredential::InvalidSignature => {
             let certified = with_invalid_signature(&identity.own.as_ref()?.certified)?;
-            Some(identity.tls.config_presenting(Some(Arc::new(certified))))
+            Some(identity.tls.config_with_client_cert(Some(Arc::new(certified))))
         }
     }
 }
@@ -153,7 +153,7 @@ async fn run(
         // An inconclusive probe changes nothing that was known; many of them are an alarm.
         if results.contains(&ProbeResult::Accepted) {
             readiness.set(NOT_READY, settings.not_ready);
-        } else if results.iter().all(|result| *result == ProbeResult::Rejected) {
+        } else if !results.is_empty() && !results.contains(&ProbeResult::Inconclusive) {
             readiness.set(NOT_READY, false);
         }
         let is_inconclusive = results.contains(&ProbeResult::Inconclusive);

@@ -65,7 +65,8 @@ impl Application {
                 Role::Client,
                 identity_metrics.clone(),
                 config.tls_builder(&clock)?,
-            )?;
+            )
+            .map_err(|error| error.name_key(&config.files()))?;
             readiness.watch_identity(&identity, &clock);
             (Some(handle), Some(identity))
         };

@@ -111,9 +111,20 @@ impl Config {
     pub fn preflight(&self) -> Result<(), ConfigError> {
         if !self.insecure {
             let clock = Clock::system();
-            Identity::load(&self.sources()?, Role::Server, &clock, &*self.tls_builder(&clock))?;
+            Identity::load(&self.sources()?, Role::Server, &clock, &*self.tls_builder(&clock))
+                .map_err(|error| error.name_key(&self.files()))?;
         }
         Ok(())
+    }
+
+    /// The keys that name files of the identity, and those files.
+    pub fn files(&self) -> [(&'static str, Option<&Path>); 3] {
+        let service = &self.service;
+        [
+            ("service.tlsCertificate", service.tls_certificate.as_deref()),
+            ("service.tlsPrivateKey", service.tls_private_key.as_deref()),
+            ("service.clientCa", service.client_ca.as_deref()),
+        ]
     }
 
     /// Where the certificates are.

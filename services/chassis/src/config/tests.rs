@@ -190,12 +190,11 @@ fn rejects_file_that_cannot_be_read() {
     let file = dir.path().join("config.yaml");
     let rejects = |reason: &str| {
         let error = load::<Sample>("sample", Some(&file), iter::empty(), |_| Ok(())).unwrap_err();
-        let hint = "name it with --config FILE, or set variables SAMPLE__*";
-        assert_eq!(error.to_string(), format!("{}: {reason}; {hint}", file.display()));
+        assert_eq!(error.to_string(), format!("{}: {reason}", file.display()));
     };
-    rejects("there is no such file");
+    rejects("there is no such file; create it, or give the path of another one");
     fs::create_dir(&file).unwrap();
-    rejects("it is a folder");
+    rejects("it is a directory");
     fs::remove_dir(&file).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RWXU).unwrap();
     rejects("it is not a regular file");
@@ -317,16 +316,20 @@ fn rejects_unknown_variable_and_names_the_nearest() {
         ("SAMPLE__SERVICE__PROT", "SAMPLE__SERVICE__PORT"),
         ("SAMPLE__service__port", "SAMPLE__SERVICE__PORT"),
         ("SAMPLE__SERVICE_PORT", "SAMPLE__SERVICE__PORT"),
-        ("SAMPLE__SERVICE[99999999999]__PORT", "SAMPLE__"),
         ("SAMPLE__SERVICE__TLSCERTIFICATE", "SAMPLE__SERVICE__TLS_CERTIFICATE"),
-        ("SAMPLE__SERVICE", "SAMPLE__"),
-        ("SAMPLE__", "SAMPLE__"),
     ] {
         let error = load_with("{}", &[(variable, "1")]).unwrap_err();
         let message = format!(
             "environment variable {variable}: unknown key; the nearest known one is {nearest}"
         );
-        assert!(error.starts_with(&message), "{error}");
+        assert_eq!(error, message);
+    }
+    for variable in ["SAMPLE__SERVICE[99999999999]__PORT", "SAMPLE__SERVICE", "SAMPLE__"] {
+        let error = load_with("{}", &[(variable, "1")]).unwrap_err();
+        let message = format!(
+            "environment variable {variable}: unknown key; services/README.md lists the keys"
+        );
+        assert_eq!(error, message);
     }
     for (name, value, message) in [
         (
@@ -344,7 +347,7 @@ fn rejects_unknown_variable_and_names_the_nearest() {
 
 #[test]
 fn default_file_may_be_absent_where_the_environment_is_set() {
-    // The tests of a crate run in its folder, which has no config.yaml.
+    // The tests of a crate run in its directory, which has no config.yaml.
     let load = |variables: &[(&str, &str)]| {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
         load::<Sample>("sample", None, variables, |sample| match sample.insecure {
@@ -355,6 +358,8 @@ fn default_file_may_be_absent_where_the_environment_is_set() {
     assert!(load(&[("SAMPLE__INSECURE", "true")]).unwrap().insecure);
     let error = load(&[("SAMPLE__LOG__LEVEL", "info")]).unwrap_err().to_string();
     assert_eq!(error, "environment: insecure: it is false");
+    let error = load(&[("SAMPLE__INSECURE", "false")]).unwrap_err().to_string();
+    assert_eq!(error, "environment variable SAMPLE__INSECURE: insecure: it is false");
     let error = load(&[]).unwrap_err().to_string();
     assert!(error.starts_with("config.yaml: there is no such file; "), "{error}");
 }
@@ -369,7 +374,10 @@ fn never_prints_a_key_in_place_of_its_path() {
             assert!(!error.contains(&base64[40..]), "{error}");
         }
         let error = load_with("{}", &[("SAMPLE__SERVICE__PORT", key)]).unwrap_err();
-        assert!(!error.contains(&base64[40..]), "{error}");
+        assert_eq!(
+            error,
+            "environment variable SAMPLE__SERVICE__PORT: its value is a certificate or a key; write it to a file, and give the path of that"
+        );
     }
 }
 

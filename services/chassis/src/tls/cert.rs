@@ -107,7 +107,7 @@ impl OwnCertificate {
     /// # Errors
     /// As [`OwnCertificate::from_pem`], and when a file cannot be read.
     pub fn load(paths: &CertKeyPaths, role: Role, now: UnixTime) -> Result<Self, ConfigError> {
-        let read = |path: &PathBuf| files::read(path, pem::MAX_BYTES).map_err(pem::missing);
+        let read = |path: &PathBuf| files::read(path, pem::MAX_BYTES);
         Self::from_pem(paths, &read(&paths.certificate)?, &read(&paths.key)?, role, now)
     }
 
@@ -360,9 +360,15 @@ impl Preflight<'_> {
             rustls::Error::InvalidCertificate(error) => self
                 .error(format!("the certificate cannot be used: {}", describe(error)))
                 .hint("reissue it without what is not supported"),
-            other => ConfigError::new(key, format!("the key cannot be used: {other}")).hint(
-                "use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more",
-            ),
+            other => {
+                let reason = match other {
+                    rustls::Error::General(reason) => reason.clone(),
+                    other => other.to_string(),
+                };
+                ConfigError::new(key, format!("the key cannot be used: {reason}")).hint(
+                    "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits or more",
+                )
+            }
         }
     }
 }

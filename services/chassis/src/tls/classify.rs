@@ -32,7 +32,7 @@ const WEBPKI_ERRORS: &[(&str, &str)] = &[
     ),
     (
         "UnsupportedCriticalExtension",
-        "has a critical extension that is not supported; reissue it without",
+        "has a critical extension that is not supported; reissue it without that extension",
     ),
     ("UnsupportedCertVersion", "is not X.509 version 3; reissue it with its names as a SAN"),
 ];
@@ -71,7 +71,7 @@ pub fn from_io(peer: &str, error: &io::Error) -> Failure {
 fn protocol(peer: &str, error: &Error) -> String {
     match error {
         Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
-            format!("{peer} did not answer with TLS (is it plain HTTP?)")
+            format!("{peer} did not speak TLS (is it plain HTTP?)")
         }
         Error::PeerIncompatible(
             rustls::PeerIncompatible::SupportedVersionsExtensionRequired
@@ -130,7 +130,7 @@ pub fn describe(error: &CertificateError) -> String {
         }
         CertificateError::BadEncoding => "is not well-formed; reissue it".into(),
         CertificateError::UnhandledCriticalExtension => {
-            "has a critical extension that is not supported; reissue it without".into()
+            "has a critical extension that is not supported; reissue it without that extension".into()
         }
         CertificateError::Other(other) if other.0.is::<ChainTooLarge>() => other.to_string(),
         CertificateError::Other(other) => {
@@ -148,8 +148,9 @@ fn expired(not_after: Option<UnixTime>) -> String {
 }
 
 fn not_valid_yet(not_before: Option<UnixTime>) -> String {
-    let at = not_before.map(|time| format!(" before {}", format_rfc3339(time))).unwrap_or_default();
-    format!("or one above it in the chain is not valid yet{at}; compare the clocks")
+    let until =
+        not_before.map_or("yet".to_owned(), |time| format!("before {}", format_rfc3339(time)));
+    format!("or one above it in the chain is not valid {until}; compare the clocks")
 }
 
 /// The expected name, and those in the certificate.
@@ -165,7 +166,10 @@ fn wrong_name(names: Option<(String, &[String])>) -> String {
     format!("is not for {expected} but for: {list}; reissue it for the expected name")
 }
 
+/// A name without the words of webpki around it: `DnsName("ponger")`.
 fn shorten(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    let name = inner.unwrap_or(name).trim_matches('"');
     match name.char_indices().nth(MAX_NAME_LENGTH) {
         Some((end, _)) => format!("{}...", &name[..end]),
         None => name.to_owned(),
@@ -252,10 +256,14 @@ mod tests {
             (
                 Wrong::NotValidYetContext { time, not_before },
                 TlsNotYetValid,
-                "is not valid yet before 1970-01-01T00:00:03Z;",
+                "is not valid before 1970-01-01T00:00:03Z;",
             ),
             (Wrong::NotValidForName, TlsWrongName, "is for another name; reissue it"),
-            (not_for(&["other"]), TlsWrongName, "is not for ponger but for: other; reissue it"),
+            (
+                not_for(&["DnsName(\"other\")", "IpAddress(::1)"]),
+                TlsWrongName,
+                "is not for ponger but for: other, ::1; reissue it",
+            ),
             (not_for(&[&a, &(o.clone() + "ö")]), TlsWrongName, &format!("for: {a}, {o}...;")),
             (not_for(&[]), TlsWrongName, "for: no name;"),
             (not_for(&["a", "b", "c", "d"]), TlsWrongName, "for: a, b, c, d;"),
@@ -311,7 +319,7 @@ mod tests {
         for (error, cause) in [
             (
                 Error::InvalidMessage(InvalidMessage::InvalidContentType),
-                "ponger did not answer with TLS (is it plain HTTP?)",
+                "ponger did not speak TLS (is it plain HTTP?)",
             ),
             (
                 Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig),

@@ -78,13 +78,14 @@ impl ClientTls {
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![ALPN.to_vec()];
         let mut tls = Self { config: Arc::new(config), server_name: server.name.clone(), verifier };
-        tls.config = Arc::new(tls.config_presenting(own.map(|own| Arc::clone(&own.certified))));
+        tls.config =
+            Arc::new(tls.config_with_client_cert(own.map(|own| Arc::clone(&own.certified))));
         Ok(tls)
     }
 
     /// The configuration with another certificate of ours, or none: for clients that must be
     /// rejected. It verifies the server as always.
-    pub fn config_presenting(&self, certified: Option<Arc<CertifiedKey>>) -> ClientConfig {
+    pub fn config_with_client_cert(&self, certified: Option<Arc<CertifiedKey>>) -> ClientConfig {
         let mut config = (*self.config).clone();
         config.client_auth_cert_resolver = match certified {
             // Presented whatever roots the server hints at: verifying it is the server's part.

@@ -1,7 +1,7 @@
 //! PEM files, and what is wrong with them.
 //!
 //! The only module that uses rustls-pemfile, which is archived (RUSTSEC-2025-0134) and a thin layer
-//! over rustls-pki-types; the project's brief names it.
+//! over rustls-pki-types.
 
 use std::path::Path;
 
@@ -15,11 +15,6 @@ pub const MAX_BYTES: u64 = 1 << 20;
 
 /// Sections in which some tools keep certificates, and which the parser ignores.
 const UNSUPPORTED: [&str; 3] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE", "PKCS7"];
-
-/// Adds a hint to the error of a file that could not be read.
-pub(super) fn missing(error: ConfigError) -> ConfigError {
-    error.or_hint("create it, or name another file in the configuration")
-}
 
 /// The certificates in the PEM file `path`, in its order, each once; at least one.
 ///

@@ -9,11 +9,9 @@
 //! accepted when two polls in a row read the same.
 
 use std::{
-    collections::hash_map::DefaultHasher,
     fmt,
-    hash::{Hash as _, Hasher as _},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +23,6 @@ use std::{
 
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 use super::{
     cert::{CertKeyPaths, OwnCertificate, Role},
@@ -33,20 +30,16 @@ use super::{
     expiry::ExpiryMonitor,
     identity::{Build, Identity, IdentitySources},
     metrics::{IdentityMetrics, Unit},
-    pem,
-    trust::{self, TrustBundle, TrustSource},
+    trust::{TrustBundle, TrustSource},
+    unit_files::{Contents, PollResult, UnitFiles},
 };
-use crate::{error::ConfigError, files};
+use crate::error::ConfigError;
 
-/// The pause between two looks at the files after [`ReloadHandle::reload`].
+/// The pause between two polls of the files after [`ReloadHandle::reload`].
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many times [`SETTLE_INTERVAL`] is waited for before such a reload goes on as ordinary polls.
 const MAX_SETTLE_ATTEMPTS: usize = 50;
-
-/// How often rejected files are verified again, in seconds: a certificate may become valid as time
-/// passes.
-const RETRY_INTERVAL: u64 = 10;
 
 /// By how much the system clock must be set to wake those who wait for a certificate's expiry.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
@@ -65,7 +58,7 @@ struct RejectedUnits {
 }
 
 impl RejectedUnits {
-    fn of(&self, unit: Unit) -> &AtomicBool {
+    fn flag(&self, unit: Unit) -> &AtomicBool {
         match unit {
             Unit::Certificate => &self.certificate,
             Unit::TrustBundle => &self.trust_bundle,
@@ -106,7 +99,7 @@ impl<T> IdentityWatch<T> {
 
     /// Whether the files of `unit` were rejected, so that the previous ones are in use.
     pub fn is_rejected(&self, unit: Unit) -> bool {
-        self.rejected.of(unit).load(Ordering::Relaxed)
+        self.rejected.flag(unit).load(Ordering::Relaxed)
     }
 
     /// Whether the files are still polled. A reloader that ended by a panic reloads nothing.
@@ -129,7 +122,7 @@ enum Command {
 }
 
 impl ReloadHandle {
-    /// Looks at the files now, as SIGHUP asks for.
+    /// Polls the files now, as after SIGHUP.
     pub fn reload(&self) {
         // The thread lives as long as this does, unless it panicked.
         let _ = self.0.0.send(Command::Reload);
@@ -147,7 +140,7 @@ impl Drop for CommandSender {
 pub struct ReloadSettings {
     /// The service, which names the thread.
     pub service: &'static str,
-    /// How often the files are looked at.
+    /// How often the files are result at.
     pub poll_interval: Duration,
     /// How long before it expires a certificate is warned about; `None` for a third of its lifetime.
     pub expiry_warning: Option<Duration>,
@@ -167,8 +160,8 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     build: Box<Build<T>>,
 ) -> Result<(ReloadHandle, IdentityWatch<T>), ConfigError> {
     // Metadata first: what changes while it is read is seen as a change by the next poll.
-    let certificate = sources.own.as_ref().map(certificate_files);
-    let trust = trust_files(&sources.trust);
+    let certificate = sources.own.as_ref().map(UnitFiles::certificate);
+    let trust = UnitFiles::trust_bundle(&sources.trust);
     let first = Arc::new(Identity::load(&sources, role, &settings.clock, &*build)?);
     let now = settings.clock.now();
     if let Some(paths) = &sources.own {
@@ -227,7 +220,7 @@ impl<T: Send + Sync> Reloader<T> {
             match commands.recv_timeout(self.settings.poll_interval) {
                 Ok(Command::Reload) => self.reload_now(commands),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.look(false);
+                    self.poll(false);
                 }
                 Ok(Command::Shutdown) | Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -235,29 +228,29 @@ impl<T: Send + Sync> Reloader<T> {
         }
     }
 
-    /// Looks at the files until they have settled.
+    /// Polls the files until they have settled.
     fn reload_now(&mut self, commands: &Receiver<Command>) {
-        // One look carries out all orders that came before it. A later one may be about later files.
+        // One poll serves all commands that came before it. A later one may be about later files.
         while let Ok(Command::Reload) = commands.try_recv() {}
-        let mut looked = Looked::default();
+        let mut result = PollResult::default();
         for _ in 0..MAX_SETTLE_ATTEMPTS {
-            let next = self.look(true);
-            looked.changed |= next.changed;
-            looked.settling = next.settling;
-            if !looked.settling {
+            let next = self.poll(true);
+            result.changed |= next.changed;
+            result.settling = next.settling;
+            if !result.settling {
                 break;
             }
             thread::sleep(SETTLE_INTERVAL);
         }
-        if !looked.changed && !looked.settling {
+        if !result.changed && !result.settling {
             tracing::info!("TLS identity unchanged");
         }
     }
 
-    /// Looks at the files once, and takes what has changed and settled. `forced` reads them even
-    /// where their metadata did not change.
-    fn look(&mut self, forced: bool) -> Looked {
-        let mut looked = Looked::default();
+    /// Polls the files once, and loads what has changed and settled. `forced` reads them even where
+    /// their metadata did not change.
+    fn poll(&mut self, forced: bool) -> PollResult {
+        let mut result = PollResult::default();
         let now = self.settings.clock.now();
         let current = Arc::clone(&self.publish.borrow());
         let (mut own, mut trust) = (current.own.clone(), current.trust.clone());
@@ -267,7 +260,7 @@ impl<T: Send + Sync> Reloader<T> {
             let source = &self.sources.trust;
             let load = |contents: &Contents| load_trust(source, contents, now);
             if let Some(loaded) =
-                files.update(forced, trust.as_ref(), load, &self.metrics, &mut looked, now)
+                files.update(forced, trust.as_ref(), load, &self.metrics, &mut result, now)
             {
                 tracing::info!(
                     unit = Unit::TrustBundle.label(),
@@ -300,7 +293,7 @@ impl<T: Send + Sync> Reloader<T> {
                 Ok(loaded)
             };
             if let Some(loaded) =
-                files.update(forced, own.as_ref(), load, &self.metrics, &mut looked, now)
+                files.update(forced, own.as_ref(), load, &self.metrics, &mut result, now)
             {
                 tracing::info!(
                     unit = Unit::Certificate.label(),
@@ -314,16 +307,16 @@ impl<T: Send + Sync> Reloader<T> {
             self.certificate = Some(files);
         }
         for files in [&self.certificate, &self.trust].into_iter().flatten() {
-            self.rejected.of(files.unit).store(files.rejected.is_some(), Ordering::Relaxed);
+            self.rejected.flag(files.unit).store(files.rejected.is_some(), Ordering::Relaxed);
         }
         let roots_changed = trust_changed || now >= self.next_root_change;
-        if looked.accepted || roots_changed {
+        if result.accepted || roots_changed {
             let generation = current.trust_generation + u64::from(roots_changed);
             self.publish(own, trust, generation, now);
         } else {
             self.metrics.record_identity(&current, now);
         }
-        looked
+        result
     }
 
     fn publish(
@@ -347,7 +340,7 @@ impl<T: Send + Sync> Reloader<T> {
     }
 
     /// Wakes those who wait for a certificate's expiry, since a sleep does not notice that the clock
-    /// was set. Returns the time from which to look the next time.
+    /// was set. Returns the time to compare with the next time.
     fn wake_after_clock_step(&self, before: (Instant, UnixTime)) -> (Instant, UnixTime) {
         let now = (Instant::now(), self.settings.clock.now());
         let expected = super::clock::add(before.1, now.0 - before.0);
@@ -374,126 +367,6 @@ fn next_root_change<T>(identity: &Identity<T>, now: UnixTime) -> UnixTime {
     identity.trust.as_ref().map_or(FOREVER, |trust| trust.next_change(now))
 }
 
-/// What one look at the files came to.
-#[derive(Clone, Copy, Debug, Default)]
-struct Looked {
-    /// Something was accepted or rejected.
-    changed: bool,
-    /// Something was accepted.
-    accepted: bool,
-    /// Something has changed and is not yet taken.
-    settling: bool,
-}
-
-/// The files of one unit, and what was last seen in them.
-struct UnitFiles {
-    unit: Unit,
-    paths: Box<dyn Fn() -> Vec<PathBuf> + Send>,
-    metadata: Vec<Metadata>,
-    /// The contents that were last accepted or rejected.
-    digest: u64,
-    /// Changed contents that the last look saw, and this one must see again.
-    candidate: Option<u64>,
-    /// When the contents were rejected, or last verified again.
-    rejected: Option<UnixTime>,
-    /// Whether to verify rejected contents again now.
-    retry: bool,
-}
-
-impl UnitFiles {
-    fn new(unit: Unit, paths: Box<dyn Fn() -> Vec<PathBuf> + Send>) -> Self {
-        let metadata = metadata(&paths());
-        let digest = digest(&read(&paths()));
-        Self { unit, paths, metadata, digest, candidate: None, rejected: None, retry: false }
-    }
-
-    /// Looks at the files; returns what was loaded from them if that is valid and not `current`.
-    fn update<U: PartialEq>(
-        &mut self,
-        forced: bool,
-        current: Option<&Arc<U>>,
-        load: impl FnOnce(&Contents) -> Result<U, ConfigError>,
-        metrics: &IdentityMetrics,
-        looked: &mut Looked,
-        now: UnixTime,
-    ) -> Option<Arc<U>> {
-        // By the clock that certificates are verified by: when it is set, they are verified again.
-        let is_due = |since: UnixTime| since.as_secs().abs_diff(now.as_secs()) >= RETRY_INTERVAL;
-        let retry = std::mem::take(&mut self.retry) && self.rejected.is_some()
-            || self.rejected.is_some_and(is_due);
-        let paths = (self.paths)();
-        let metadata = metadata(&paths);
-        if !forced && !retry && self.candidate.is_none() && metadata == self.metadata {
-            return None;
-        }
-        self.metadata = metadata;
-        let contents = read(&paths);
-        let digest = digest(&contents);
-        let is_new = digest != self.digest;
-        if is_new && self.candidate != Some(digest) {
-            self.candidate = Some(digest);
-            looked.settling = true;
-            return None;
-        }
-        self.candidate = None;
-        let verify_again = retry || (forced && self.rejected.is_some());
-        if !is_new && !verify_again {
-            return None;
-        }
-        self.digest = digest;
-        let unit = self.unit.label();
-        match load(&contents) {
-            Ok(loaded) if current.is_some_and(|current| **current == loaded) => {
-                if self.rejected.take().is_some() {
-                    metrics.record_loaded(self.unit);
-                    tracing::info!(
-                        unit,
-                        "TLS identity unchanged: the files hold the current one again"
-                    );
-                }
-                None
-            }
-            Ok(loaded) => {
-                self.rejected = None;
-                metrics.record_reload(self.unit, true);
-                looked.changed = true;
-                looked.accepted = true;
-                Some(Arc::new(loaded))
-            }
-            Err(error) => {
-                self.rejected = Some(now);
-                if is_new || forced {
-                    looked.changed = true;
-                    metrics.record_reload(self.unit, false);
-                    tracing::error!(
-                        unit,
-                        cause = error.to_string(),
-                        "TLS identity reload failed, keeping the current identity"
-                    );
-                }
-                None
-            }
-        }
-    }
-}
-
-fn certificate_files(paths: &CertKeyPaths) -> UnitFiles {
-    let paths = vec![paths.certificate.clone(), paths.key.clone()];
-    UnitFiles::new(Unit::Certificate, Box::new(move || paths.clone()))
-}
-
-fn trust_files(source: &TrustSource) -> Option<UnitFiles> {
-    let paths: Box<dyn Fn() -> Vec<PathBuf> + Send> = match source {
-        TrustSource::Disabled => return None,
-        TrustSource::Bundle(path) => {
-            let path = path.clone();
-            Box::new(move || vec![path.clone()])
-        }
-        TrustSource::Native => Box::new(|| trust::native_files().into_iter().collect()),
-    };
-    Some(UnitFiles::new(Unit::TrustBundle, paths))
-}
-
 fn load_certificate(
     paths: &CertKeyPaths,
     contents: &Contents,
@@ -503,9 +376,9 @@ fn load_certificate(
     let [certificate, key] = contents.as_slice() else {
         return Err(ConfigError::new(paths.certificate.display(), "it was not read"));
     };
-    let (certificate, key) = (certificate.as_ref(), key.as_ref());
-    let missing = |error: &ConfigError| pem::missing(error.clone());
-    OwnCertificate::from_pem(paths, certificate.map_err(missing)?, key.map_err(missing)?, role, now)
+    let certificate = certificate.as_ref().map_err(ConfigError::clone)?;
+    let key = key.as_ref().map_err(ConfigError::clone)?;
+    OwnCertificate::from_pem(paths, certificate, key, role, now)
 }
 
 fn warn_if_readable_by_others(key: &Path) {
@@ -526,46 +399,9 @@ fn load_trust(
 ) -> Result<TrustBundle, ConfigError> {
     match (source, contents.as_slice()) {
         (TrustSource::Bundle(path), [bytes]) => {
-            let bytes = bytes.as_ref().map_err(|error| pem::missing(error.clone()))?;
+            let bytes = bytes.as_ref().map_err(ConfigError::clone)?;
             TrustBundle::from_pem(path, bytes, now)
         }
         _ => TrustBundle::native(),
     }
-}
-
-/// The contents of files, or why they could not be read. Keys among them are wiped after use.
-type Contents = Vec<Result<Zeroizing<Vec<u8>>, ConfigError>>;
-
-fn read(paths: &[PathBuf]) -> Contents {
-    paths.iter().map(|path| files::read(path, pem::MAX_BYTES).map(Zeroizing::new)).collect()
-}
-
-fn digest(contents: &Contents) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for file in contents {
-        match file {
-            Ok(bytes) => bytes.hash(&mut hasher),
-            Err(error) => error.to_string().hash(&mut hasher),
-        }
-    }
-    hasher.finish()
-}
-
-/// What tells, without reading a file, that it may have changed.
-#[derive(Debug, PartialEq, Eq)]
-struct Metadata {
-    path: PathBuf,
-    /// Device, inode, size, and the times of the last change of contents and of metadata; `None` if
-    /// the file cannot be looked at.
-    state: Option<[i64; 7]>,
-}
-
-fn metadata(paths: &[PathBuf]) -> Vec<Metadata> {
-    let state = |path: &PathBuf| {
-        let file = std::fs::metadata(path).ok()?;
-        let [device, inode, size] = [file.dev(), file.ino(), file.size()].map(u64::cast_signed);
-        let (mtime, ctime) = ((file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()));
-        Some([device, inode, size, mtime.0, mtime.1, ctime.0, ctime.1])
-    };
-    paths.iter().map(|path| Metadata { path: path.clone(), state: state(path) }).collect()
 }

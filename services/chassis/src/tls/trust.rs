@@ -63,7 +63,7 @@ impl TrustBundle {
         match source {
             TrustSource::Disabled => Ok(None),
             TrustSource::Bundle(path) => {
-                let bytes = files::read(path, pem::MAX_BYTES).map_err(pem::missing)?;
+                let bytes = files::read(path, pem::MAX_BYTES)?;
                 Self::from_pem(path, &bytes, now).map(Some)
             }
             TrustSource::Native => Self::native().map(Some),
@@ -119,20 +119,21 @@ impl TrustBundle {
     /// # Errors
     /// When there are none, or a file that a variable names cannot be read.
     pub fn native() -> Result<Self, ConfigError> {
-        let NativePaths { file, dirs, variable } = NativePaths::find();
-        let mut found = load_certs_from_paths(file.as_deref(), None);
-        for dir in &dirs {
-            let more = load_certs_from_paths(None, Some(dir));
-            found.certs.extend(more.certs);
-            found.errors.extend(more.errors);
-        }
+        let NativePaths { file, dirs, from_environment } = NativePaths::find();
+        let files = file.iter().map(|path| ("SSL_CERT_FILE", path, (Some(path.as_path()), None)));
+        let dirs = dirs.iter().map(|path| ("SSL_CERT_DIR", path, (None, Some(path.as_path()))));
         let hint =
             "name a trust bundle with ponger.acceptCert, or install the package ca-certificates";
-        if let (Some(error), true) = (found.errors.first(), variable) {
-            return Err(ConfigError::new("SSL_CERT_FILE and SSL_CERT_DIR", error).hint(hint));
+        let mut found = Vec::new();
+        for (variable, path, (file, dir)) in files.chain(dirs) {
+            let loaded = load_certs_from_paths(file, dir);
+            if let (Some(error), true) = (loaded.errors.first(), from_environment) {
+                let subject = format!("environment variable {variable}: `{}`", path.display());
+                return Err(ConfigError::new(subject, error).hint("correct it, or unset it"));
+            }
+            found.extend(loaded.certs);
         }
         let roots: Vec<_> = found
-            .certs
             .into_iter()
             .filter_map(|der| {
                 let validity = cert::validity(&der)?;
@@ -243,8 +244,7 @@ impl<V: ?Sized> PeerVerifiers<V> {
 struct NativePaths {
     file: Option<PathBuf>,
     dirs: Vec<PathBuf>,
-    /// Whether an environment variable names them.
-    variable: bool,
+    from_environment: bool,
 }
 
 impl NativePaths {
@@ -254,10 +254,10 @@ impl NativePaths {
             .map(|dirs| std::env::split_paths(&dirs).collect())
             .unwrap_or_default();
         if file.is_some() || !Vec::is_empty(&dirs) {
-            return Self { file, dirs, variable: true };
+            return Self { file, dirs, from_environment: true };
         }
         let file = SYSTEM_FILES.iter().map(PathBuf::from).find(|file| file.exists());
-        Self { file, dirs, variable: false }
+        Self { file, dirs, from_environment: false }
     }
 }
 

@@ -86,7 +86,7 @@ fn requires_both_files() {
     for path in [&paths.key, &paths.certificate] {
         std::fs::remove_file(path).unwrap();
         let expected = format!(
-            "{}: there is no such file; create it, or name another file in the configuration",
+            "{}: there is no such file; create it, or give the path of another one",
             path.display()
         );
         assert_eq!(load().unwrap_err().to_string(), expected);
@@ -139,7 +139,7 @@ fn rejects_key_that_cannot_be_read() {
     rejects(
         own_from_pem(&issued.chain, key, Role::Server),
         "tls.key: the key cannot be used: ",
-        "use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits or more",
+        "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits or more",
     );
 }
 
@@ -487,7 +487,7 @@ fn rejects_old_keys_signatures_and_versions() {
     for (arguments, cause) in [
         (
             "-newkey rsa:1024",
-            "; use an ECDSA P-256 or P-384, an Ed25519, or an RSA key of 2048 bits",
+            "; use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits",
         ),
         ("-newkey rsa:2048 -sha1", "is signed by an algorithm that is not accepted, such as SHA-1"),
         (

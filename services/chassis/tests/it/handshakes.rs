@@ -208,7 +208,7 @@ fn either_end_rejects_an_untrusted_or_expired_peer() {
             assert_eq!(rejected, Some((End::Server, reason)), "{auth:?}");
             // The same certificate, presented by the client that probes for rejections.
             let tls = pair.client_tls(None, V1_3);
-            let config = tls.config_presenting(Some(issued.certified_key()));
+            let config = tls.config_with_client_cert(Some(issued.certified_key()));
             let client = ClientConnection::new(config.into(), tls.server_name.clone()).unwrap();
             let rejected = shake_hands(client, pair.server(auth, V1_3)).err();
             assert_eq!(rejected, Some((End::Server, reason)), "{auth:?}");

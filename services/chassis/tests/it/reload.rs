@@ -241,7 +241,7 @@ fn requires_a_valid_identity_at_start() {
     // A pipe is not waited for.
     fs::remove_file(&key).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, &key, rustix::fs::Mode::RWXU).unwrap();
-    assert!(start().contains("tls.key: it is not a regular file; "));
+    assert!(start().ends_with("tls.key: it is not a regular file"));
 }
 
 #[test]
@@ -656,7 +656,7 @@ fn follows_native_roots_that_variables_name() {
     let file = PathBuf::from(std::env::var_os("SSL_CERT_FILE").unwrap());
     if !file.exists() {
         let message = start().err().expect("a rejection").to_string();
-        assert!(message.starts_with("SSL_CERT_FILE and SSL_CERT_DIR: "), "{message}");
+        assert!(message.starts_with("environment variable SSL_CERT_"), "{message}");
         assert!(message.contains("missing.crt"), "{message}");
         return;
     }

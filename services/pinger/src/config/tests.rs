@@ -108,6 +108,14 @@ fn rejects_keys_that_conflict_or_have_no_effect() {
             "rejectionProbe.notReady: has no effect",
         ),
         (
+            "ponger: {URL}\nrejectionProbe: {credentials: [no_certificate, no_certificate]}",
+            "rejectionProbe.credentials: it names a credential twice",
+        ),
+        (
+            "ponger: {URL}\nrejectionProbe: {credentials: [invalid_signature]}",
+            "rejectionProbe.credentials: `invalid_signature` is pinger's own certificate",
+        ),
+        (
             "ponger: {URL}\nrejectionProbe: {interval: 1ms}",
             "rejectionProbe.interval: it is shorter",
         ),

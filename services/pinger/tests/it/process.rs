@@ -74,7 +74,10 @@ fn rejects_a_trust_bundle_that_cannot_verify_anything() {
     ] {
         env.pinger.replace(&[("ca.crt", contents.as_bytes())]).unwrap();
         let text = rejection(&mut pinger(&config));
-        assert!(text.contains("ca.crt: ") && text.contains(reason), "{reason}: {text}");
+        assert!(
+            text.contains("ca.crt (ponger.acceptCert): ") && text.contains(reason),
+            "{reason}: {text}"
+        );
     }
 }
 

@@ -66,7 +66,9 @@ fn checks_a_configuration_with_its_certificates_and_binds_no_port() {
         "{text}"
     );
     env.install(&Issued { key: String::new(), ..env.ca.issue(&Leaf::ponger("test")) });
-    assert!(rejection(&mut check(&config)).contains("tls.key: it is empty"));
+    assert!(
+        rejection(&mut check(&config)).contains("tls.key (service.tlsPrivateKey): it is empty")
+    );
 }
 
 #[test]
@@ -98,7 +100,7 @@ fn names_a_key_that_it_may_not_read() {
         command.uid(65534).gid(65534);
     }
     let text = rejection(command.arg("-c").arg(config));
-    for part in ["tls.key: ", "permission denied", "uid "] {
+    for part in ["tls.key (service.tlsPrivateKey): ", "permission denied", "uid "] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -66,7 +66,10 @@ fn names_file_and_cause_of_a_certificate_that_cannot_be_used() {
         let env = Env::new();
         env.install(&damaged(&env.ca));
         let text = rejection(&env.config());
-        assert!(text.contains(&format!("/{file}: ")) && text.contains(cause), "{cause}: {text}");
+        assert!(
+            text.contains(&format!("/{file} (service.tls")) && text.contains(cause),
+            "{cause}: {text}"
+        );
     }
 }
 
@@ -76,21 +79,21 @@ fn names_a_file_that_is_missing_or_no_file() {
     let mut config = env.config();
     config.service.tls_certificate = Some(env.path("missing.crt"));
     let text = rejection(&config);
-    assert!(text.contains("missing.crt: there is no such file"), "{text}");
+    assert!(text.contains("missing.crt (service.tlsCertificate): there is no such file"), "{text}");
 
     let pipe = env.path("pipe.crt");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     config.service.tls_certificate = Some(pipe);
     let text = rejection(&config);
-    assert!(text.contains("pipe.crt: it is not a regular file"), "{text}");
+    assert!(text.contains("pipe.crt (service.tlsCertificate): it is not a regular file"), "{text}");
 
     symlink(env.path("nowhere"), env.path("dangling.crt")).unwrap();
     let mut config = env.config();
     config.service.client_ca = Some(env.path("dangling.crt"));
-    assert!(rejection(&config).contains("dangling.crt"));
+    assert!(rejection(&config).contains("dangling.crt (service.clientCa)"));
     fs::write(env.path("empty.crt"), "").unwrap();
     config.service.client_ca = Some(env.path("empty.crt"));
-    assert!(rejection(&config).contains("empty.crt: it is empty"));
+    assert!(rejection(&config).contains("empty.crt (service.clientCa): it is empty"));
 }
 
 #[test]
