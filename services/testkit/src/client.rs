@@ -140,12 +140,21 @@ impl TlsConnection {
     /// # Errors
     /// When no whole response arrives; see [`alert`].
     pub fn exchange(&mut self, request: &str) -> io::Result<Response> {
-        if let Err(error) = self.write_all(request.as_bytes()).and_then(|()| self.flush()) {
+        if let Err(error) = self.send(request.as_bytes()) {
             // A server that rejects the client sends an alert and closes: the alert says why the
             // write failed.
             return Err(self.read_alert().unwrap_or(error));
         }
         read_response(self)
+    }
+
+    /// Sends `bytes`, and reads nothing.
+    ///
+    /// # Errors
+    /// When the connection is closed or full.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)?;
+        self.flush()
     }
 
     fn read_alert(&mut self) -> Option<io::Error> {

@@ -34,7 +34,7 @@ use testkit::{
 };
 use time::Duration as Span;
 
-use crate::{logs, support::split};
+use crate::support::split;
 
 const POLL: Duration = Duration::from_millis(2);
 
@@ -73,7 +73,7 @@ pub(crate) struct Server {
     pub(crate) watch: IdentityWatch<ServerTls>,
     handle: ReloadHandle,
     metrics: Metrics,
-    /// The thread that reloads, in the log.
+    /// The name of the thread that reloads.
     thread: String,
 }
 
@@ -89,7 +89,7 @@ impl Server {
         poll_interval: Duration,
     ) -> Result<Self, ConfigError> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
-        logs::capture();
+        testkit::log::capture(&["chassis"]);
         let service: &str = format!("server-{}", STARTED.fetch_add(1, Ordering::SeqCst)).leak();
         let metrics = Metrics::new("test", "0");
         let clock = TestClock::default();
@@ -104,7 +104,7 @@ impl Server {
         });
         let (handle, watch) =
             spawn_reloader(settings, sources, Role::Server, identity_metrics, build)?;
-        Ok(Self { clock, watch, handle, metrics, thread: format!("{service}-reload ") })
+        Ok(Self { clock, watch, handle, metrics, thread: format!("{service}-reload") })
     }
 
     pub(crate) fn current(&self) -> Arc<Identity<ServerTls>> {
@@ -153,7 +153,8 @@ impl Server {
     }
 
     fn logged(&self, parts: &[&str]) -> usize {
-        logs::count(&[&[self.thread.as_str()], parts].concat())
+        let lines = testkit::log::lines(&self.thread);
+        lines.iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
     }
 
     /// Waits until the files were looked at several times more.

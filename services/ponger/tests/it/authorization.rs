@@ -37,7 +37,7 @@ fn rejects_clients_without_a_valid_certificate() {
         let before = ponger.metric(&metric);
         let error = env.client(certificate.as_ref()).get(ponger.address, "/ping").unwrap_err();
         assert_eq!(alert(&error), Some(expected), "{reason}: {error:?}");
-        ponger.wait_for_metric(&metric, |count| count == before + 1.0);
+        ponger.wait_for_value(&metric, |count| count == before + 1.0);
     }
     assert_eq!(ponger.metric("ponger_request_duration_seconds_count{route=\"ping\"}"), 0.0);
 }
