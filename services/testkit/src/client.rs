@@ -77,6 +77,11 @@ impl TlsClient {
         Self { config: Arc::new(config), ..self }
     }
 
+    /// The configuration, for asynchronous clients.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// A connection in memory, not yet started: for tests that stop within the handshake.
     ///
     /// # Panics
@@ -207,9 +212,9 @@ pub fn alert(error: &io::Error) -> Option<AlertDescription> {
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Names in lower case, and values.
+    /// The names in lower case, and the values.
     pub headers: Vec<(String, String)>,
-    /// What is not UTF-8 is replaced.
+    /// The body; bytes that are not UTF-8 are replaced.
     pub body: String,
 }
 
