@@ -81,7 +81,7 @@ fn does_not_take_a_closed_connection_for_the_reason_of_the_next_loss() {
     let mut config = keeping(&env, address);
     config.count = 2;
     let summary = env.start_pinger(&config).wait().unwrap().to_string();
-    assert!(summary.starts_with("2 pings, 1 pongs, 1 lost (connect_refused 1);"), "{summary}");
+    assert!(summary.starts_with("2 pings, 1 pong, 1 lost (connect_refused 1);"), "{summary}");
     server.join().unwrap();
 }
 

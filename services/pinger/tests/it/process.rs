@@ -156,7 +156,7 @@ fn stops_with_a_summary_after_either_signal() {
 }
 
 #[test]
-fn looks_at_its_certificates_after_sighup() {
+fn reloads_its_certificates_after_sighup() {
     let env = Env::new();
     let ponger = env.start_ponger(&env.ponger_config());
     let config = write_config(&env, ponger.address, "identity: {pollInterval: 1h}\n");

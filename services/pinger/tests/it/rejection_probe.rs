@@ -3,7 +3,7 @@
 use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
 };
 
 use chassis::tls::server::ClientAuth;
@@ -201,11 +201,18 @@ fn probes_only_the_configured_credentials() {
 #[test]
 fn a_probe_under_way_does_not_delay_the_end() {
     let env = Env::new();
-    let mut config = probing(&env, env.serve(|mut tcp| until_closed(&mut tcp)));
+    let (connected, connections) = mpsc::channel();
+    let address = env.serve(move |mut tcp| {
+        let _ = connected.send(());
+        until_closed(&mut tcp);
+    });
+    let mut config = probing(&env, address);
     config.drain_timeout = ms(0);
     let pinger = env.start_pinger(&config);
-    // Both the ping and the probe wait for the server, longer than this test may take.
-    pinger.wait_for("Sent ping");
+    // The ping and the probe, which wait for the server longer than this test may take.
+    for _ in 0..2 {
+        connections.recv().unwrap();
+    }
     let summary = pinger.stop().unwrap();
     assert_eq!((summary.pings(), summary.pongs()), (1, 0), "{summary}");
 }

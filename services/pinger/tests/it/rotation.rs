@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::{Ca, Issued, Leaf, client::TlsClient, wait_until};
 use time::Duration as Validity;
 
-use crate::support::{Env, Pinger, Ponger, expiration, install, kind, ms, pings, wait_for_further};
+use crate::support::{Env, Pinger, Ponger, expiration, install, kind, pings, wait_for_further};
 
 fn refreshes(unit: &str, result: &str) -> String {
     format!("identity_refreshes_total{{result=\"{result}\",unit=\"{unit}\"}}")
@@ -119,19 +119,6 @@ fn keeps_its_certificate_while_a_reload_fails() {
     install(&env.pinger, &whole, env.ca.pem());
     pinger.wait_for_metric(&refreshes("certificate", "ok"), 1.0);
     pinger.wait_for_value("identity_last_reload_successful{unit=\"certificate\"}", |ok| ok == 1.0);
-    check_none_lost(pinger);
-}
-
-#[test]
-fn reloads_at_once_when_asked_to() {
-    let env = Env::new();
-    let ponger = env.start_ponger(&env.ponger_config());
-    let mut config = env.pinger_config(ponger.address);
-    config.identity.poll_interval = ms(3_600_000);
-    let pinger = env.start_pinger(&config);
-    env.issue_pinger(&Leaf::pinger("test"));
-    pinger.signals.reload();
-    pinger.wait_for_metric(&refreshes("certificate", "ok"), 1.0);
     check_none_lost(pinger);
 }
 

@@ -46,12 +46,12 @@ fn exits_after_a_number_of_pings() {
     assert!(log.last().is_some_and(|line| line.contains("5 pings, 5 pongs, 0 lost")), "{log:#?}");
 }
 
-/// A server that tells of each request, and responds when it is told to.
+/// A server that reports each request, and responds when the test lets it.
 fn waiting_server(env: &Env) -> (std::net::SocketAddr, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
     let (request, requests) = mpsc::channel();
-    let (go_on, told) = mpsc::channel();
-    let channels = Mutex::new((request, told));
+    let (go_on, permissions) = mpsc::channel();
+    let channels = Mutex::new((request, permissions));
     let address = env.serve(move |tcp| {
         if let Some(mut stream) = accept(&tls, tcp) {
             let channels = channels.lock().unwrap();
@@ -87,7 +87,7 @@ fn aborts_the_ping_in_flight_after_the_drain_timeout() {
     let pinger = env.start_pinger(&config);
     requests.recv().unwrap();
     let summary = pinger.stop().unwrap();
-    assert_eq!(summary.to_string(), "1 pings, 0 pongs, 1 lost (shutdown 1)");
+    assert_eq!(summary.to_string(), "1 ping, 0 pongs, 1 lost (shutdown 1)");
 }
 
 #[test]

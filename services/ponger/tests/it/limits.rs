@@ -1,7 +1,7 @@
 //! Clients that are slow, broken or too many.
 
 use std::{
-    io::{self, BufReader, Read as _, Write},
+    io::{self, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -44,9 +44,9 @@ fn send_head(env: &Env, ponger: &Ponger, body: &str) -> TlsConnection {
 
 /// Writes a byte now and then until ponger has closed the connection.
 #[track_caller]
-fn dribble(ponger: &Ponger, mut writer: impl Write) {
+fn dribble(ponger: &Ponger, mut connection: TlsConnection) {
     wait_until("the connection is closed", || {
-        let failed = writer.write_all(b"x").and_then(|()| writer.flush()).is_err();
+        let failed = connection.send(b"x").is_err();
         (failed || ponger.metric("ponger_connections") == 0.0).then_some(())
     });
     wait_for_connections(ponger, 0);

@@ -1,7 +1,6 @@
 //! The drain: what is under way is finished, and nothing delays the end for ever.
 
 use std::{
-    io::Read as _,
     net::{SocketAddr, TcpStream},
     sync::{
         Mutex,
@@ -51,14 +50,14 @@ fn closes_idle_connections_and_answers_what_was_sent() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = HOUR);
     let idle = connect_and_ping(&env.pinger(), ponger.address);
-    let mut unused = env.pinger().connect(ponger.address).unwrap();
+    let unused = env.pinger().connect(ponger.address).unwrap();
     let mut busy = connect_and_ping(&env.pinger(), ponger.address);
     busy.send(request("/ping", "keep-alive").as_bytes()).unwrap();
     ponger.stop().unwrap();
     assert_eq!(read_response(&mut busy).unwrap().body, "pong");
     wait_for_close(busy);
     wait_for_close(idle);
-    let _ = unused.read(&mut [0]);
+    wait_for_close(unused);
 }
 
 #[test]
