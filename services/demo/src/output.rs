@@ -32,7 +32,7 @@ impl Output {
         let targets = Targets::new()
             .with_default(LevelFilter::WARN)
             .with_targets(["actix_http", "rustls"].map(|library| (library, LevelFilter::OFF)))
-            .with_targets(["chassis", "ponger", "pinger"].map(|own| (own, level)));
+            .with_targets(["chassis", ponger::NAME, pinger::NAME].map(|own| (own, level)));
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(use_colors())
             .event_format(WithService(format::format().with_target(false)))

@@ -11,7 +11,7 @@ use std::{
 
 use testkit::client::plain_get;
 
-/// Reads a file of the folder `services`.
+/// Reads a file of the directory `services`.
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).expect(path)
 }

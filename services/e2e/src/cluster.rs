@@ -55,7 +55,7 @@ pub const FAST_INTERVAL: (&str, &str) = ("PINGER__INTERVAL", "40ms");
 pub struct Target {
     /// The context of kubectl's configuration.
     pub context: String,
-    /// The folder with the manifests.
+    /// The directory with the manifests.
     pub manifests: PathBuf,
     /// Images as `name:tag`, in place of those that the manifests name.
     pub images: Vec<(Service, String)>,
@@ -106,10 +106,10 @@ impl Cluster {
         };
         if let Err(error) = cluster.deploy().await {
             // Deleting the namespace deletes what explains the failure.
-            let folder = std::env::temp_dir().join(&cluster.namespace);
-            let _ = cluster.save_diagnostics(&folder).await;
+            let dir = std::env::temp_dir().join(&cluster.namespace);
+            let _ = cluster.save_diagnostics(&dir).await;
             let _ = cluster.clean_up().await;
-            return Err(error.context(format!("diagnostics are in {}", folder.display())));
+            return Err(error.context(format!("diagnostics are in {}", dir.display())));
         }
         Ok(cluster)
     }
@@ -117,7 +117,7 @@ impl Cluster {
     async fn deploy(&self) -> Result<()> {
         self.create_namespace(&self.namespace).await?;
         self.create_identities(&self.namespace).await?;
-        self.apply_folder("base", &self.namespace, &[FAST_INTERVAL]).await?;
+        self.apply_directory("base", &self.namespace, &[FAST_INTERVAL]).await?;
         self.wait_for_rollouts(&self.namespace).await?;
         until("pinger receives a pong", 60, async || {
             let logs = self.logs(Service::Pinger);
@@ -138,10 +138,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Applies a folder of the manifests in a namespace, with `env` for pinger.
-    pub async fn apply_folder(
+    /// Applies a directory of the manifests in a namespace, with `env` for pinger.
+    pub async fn apply_directory(
         &self,
-        folder: &str,
+        dir: &str,
         namespace: &str,
         env: &[(&str, &str)],
     ) -> Result<()> {
@@ -152,16 +152,16 @@ impl Cluster {
             manifests.with_context(|| format!("manifests {}", self.target.manifests.display()))?;
         // kustomize accepts no absolute path.
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
-        let folder = up.join(manifests.strip_prefix("/")?).join(folder);
-        let text = objects::kustomization(&folder, namespace, &self.target.images, env);
+        let dir = up.join(manifests.strip_prefix("/")?).join(dir);
+        let text = objects::kustomization(&dir, namespace, &self.target.images, env);
         fs::write(here.join("kustomization.yaml"), text.to_string())?;
         self.kubectl.apply_kustomization(&here.display().to_string()).await
     }
 
-    /// Renders a folder of the manifests without changes.
-    pub async fn render(&self, folder: &str) -> Result<String> {
-        let folder = self.target.manifests.join(folder).display().to_string();
-        self.kubectl.run(&["kustomize", &folder]).await
+    /// Renders a directory of the manifests without changes.
+    pub async fn render(&self, dir: &str) -> Result<String> {
+        let dir = self.target.manifests.join(dir).display().to_string();
+        self.kubectl.run(&["kustomize", &dir]).await
     }
 
     /// Waits for the rollout of both services in a namespace.
@@ -401,10 +401,10 @@ impl Environment for Cluster {
         Ok(())
     }
 
-    async fn save_diagnostics(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder)?;
+    async fn save_diagnostics(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir)?;
         for (name, lines) in self.pod_logs.select(|_| true) {
-            fs::write(folder.join(format!("{name}.log")), lines.join("\n") + "\n")?;
+            fs::write(dir.join(format!("{name}.log")), lines.join("\n") + "\n")?;
         }
         // No Secrets: private keys belong in no report.
         let kinds = "deployments,replicasets,pods,services,endpointslices,configmaps,networkpolicies,poddisruptionbudgets";
@@ -415,7 +415,7 @@ impl Environment for Cluster {
         ] {
             let output = self.run_kubectl(arguments).await;
             let text = output.unwrap_or_else(|error| format!("{error:#}\n"));
-            fs::write(folder.join(file), text)?;
+            fs::write(dir.join(file), text)?;
         }
         Ok(())
     }

@@ -50,8 +50,8 @@ pub trait Environment {
     /// Stops an extra ponger.
     async fn stop(&self, ponger: &RoguePonger) -> Result<()>;
 
-    /// Saves what helps to explain a failure in `folder`.
-    async fn save_diagnostics(&self, folder: &Path) -> Result<()>;
+    /// Saves what helps to explain a failure in `dir`.
+    async fn save_diagnostics(&self, dir: &Path) -> Result<()>;
 
     /// Stops every process and removes every object that was created.
     async fn clean_up(&self) -> Result<()>;

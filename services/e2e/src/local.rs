@@ -4,21 +4,17 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::Command,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Ca, CertDir, Issued};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    net::TcpStream,
-    process::{Child, Command},
-};
+use testkit::{Ca, CertDir, Issued, process};
+use tokio::net::TcpStream;
 
 use crate::{
     environment::Environment,
@@ -35,24 +31,11 @@ const NAMESPACE: &str = "local";
 #[derive(Debug)]
 pub struct LocalProcesses {
     bin: PathBuf,
-    folder: TempDir,
+    dir: TempDir,
     trust_bundle: CertDir,
     certs: BTreeMap<Service, CertDir>,
-    processes: RefCell<BTreeMap<String, Process>>,
+    processes: RefCell<BTreeMap<String, process::Service>>,
     ca: RefCell<Rc<Ca>>,
-}
-
-/// A process and its output.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Process {
-    fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 impl LocalProcesses {
@@ -61,16 +44,16 @@ impl LocalProcesses {
     /// # Errors
     /// When they do not exist or do not start.
     pub async fn start(bin: PathBuf) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ping-pong-e2e-").tempdir()?;
+        let dir = tempfile::Builder::new().prefix("ping-pong-e2e-").tempdir()?;
         let mut certs = BTreeMap::new();
         for service in Service::BOTH {
-            certs.insert(service, CertDir::create(folder.path().join(service.name()))?);
+            certs.insert(service, CertDir::create(dir.path().join(service.name()))?);
         }
         let local = Self {
             bin,
-            trust_bundle: CertDir::create(folder.path().join("roots"))?,
+            trust_bundle: CertDir::create(dir.path().join("roots"))?,
             certs,
-            folder,
+            dir,
             processes: RefCell::default(),
             ca: RefCell::new(Rc::new(Ca::new("ping-pong e2e"))),
         };
@@ -103,7 +86,7 @@ impl LocalProcesses {
     /// Starts a process with `config`, on ports that the system chooses.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When there is no such program, or its configuration cannot be written.
     pub fn run(&self, name: &str, service: Service, mut config: Value) -> Result<()> {
         config["metrics"] = json!({ "host": "127.0.0.1", "port": 0 });
         config["identity"] = json!({ "pollInterval": "200ms" });
@@ -111,33 +94,19 @@ impl LocalProcesses {
             config["service"]["host"] = "127.0.0.1".into();
             config["service"]["port"] = 0.into();
         }
-        let file = self.folder.path().join(format!("{name}.yaml"));
+        let file = self.dir.path().join(format!("{name}.yaml"));
         fs::write(&file, config.to_string())?;
         let program = self.bin.join(service.name());
-        let mut child = Command::new(&program)
-            .arg("--config")
-            .arg(&file)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Not in the group that Ctrl-C signals: they are stopped in order.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(collect_lines(stdout, Arc::clone(&lines)));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(collect_lines(stderr, Arc::clone(&lines)));
-        }
-        self.processes.borrow_mut().insert(name.to_owned(), Process { child, lines });
+        ensure!(program.is_file(), "there is no program {}", program.display());
+        let mut command = Command::new(program);
+        command.arg("--config").arg(&file).env_clear();
+        // Not in the group that Ctrl-C signals: they are stopped in order.
+        let process = process::Service::spawn(command.process_group(0));
+        self.processes.borrow_mut().insert(name.to_owned(), process);
         Ok(())
     }
 
-    /// Writes the files of an extra process, and returns their folder.
+    /// Writes the files of an extra process, and returns their directory.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -147,15 +116,15 @@ impl LocalProcesses {
         leaf: Option<&Issued>,
         roots: Option<&str>,
     ) -> Result<String> {
-        let folder = self.folder.path().join(name);
-        fs::create_dir_all(&folder)?;
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir)?;
         if let Some(leaf) = leaf {
-            leaf.write(&folder)?;
+            leaf.write(&dir)?;
         }
         if let Some(roots) = roots {
-            fs::write(folder.join("ca.crt"), roots)?;
+            fs::write(dir.join("ca.crt"), roots)?;
         }
-        Ok(folder.display().to_string())
+        Ok(dir.display().to_string())
     }
 
     /// Waits until a ponger listens, and returns its URL.
@@ -167,15 +136,8 @@ impl LocalProcesses {
     }
 
     /// Kills a process.
-    ///
-    /// # Errors
-    /// When it cannot be killed.
-    pub async fn kill(&self, name: &str) -> Result<()> {
-        let process = self.processes.borrow_mut().remove(name);
-        if let Some(mut process) = process {
-            process.child.kill().await?;
-        }
-        Ok(())
+    pub fn kill(&self, name: &str) {
+        self.processes.borrow_mut().remove(name);
     }
 
     /// Returns the status of a process's readiness.
@@ -212,8 +174,8 @@ impl LocalProcesses {
     fn output(&self, name: &str) -> Result<(Vec<String>, bool)> {
         let mut processes = self.processes.borrow_mut();
         let process = processes.get_mut(name).with_context(|| format!("no process {name}"))?;
-        let exited = process.child.try_wait()?.is_some();
-        Ok((process.lines(), exited))
+        let exited = process.try_wait().is_some();
+        Ok((process.log(), exited))
     }
 
     fn cert_dir(&self, service: Service) -> Result<&CertDir> {
@@ -245,8 +207,7 @@ impl Environment for LocalProcesses {
     }
 
     async fn install_cert(&self, service: Service, issued: &Issued) -> Result<()> {
-        let files = [("tls.crt", issued.chain.as_bytes()), ("tls.key", issued.key.as_bytes())];
-        Ok(self.cert_dir(service)?.replace(&files)?)
+        Ok(self.cert_dir(service)?.replace(&issued.files())?)
     }
 
     async fn install_trust_bundle(&self, bundle: &str) -> Result<()> {
@@ -255,14 +216,14 @@ impl Environment for LocalProcesses {
 
     fn logs(&self, service: Service) -> BTreeMap<String, Vec<String>> {
         let processes = self.processes.borrow();
-        let lines = processes.get(service.name()).map(Process::lines).unwrap_or_default();
+        let lines = processes.get(service.name()).map(process::Service::log).unwrap_or_default();
         [(service.name().to_owned(), lines)].into()
     }
 
     async fn run_pinger(&self, pinger: &OneShotPinger) -> Result<Vec<String>> {
         let name = &pinger.name;
-        let folder = self.write_files(name, pinger.leaf.as_ref(), pinger.roots.as_deref())?;
-        self.run(name, Service::Pinger, pinger.config(&folder))?;
+        let dir = self.write_files(name, pinger.leaf.as_ref(), pinger.roots.as_deref())?;
+        self.run(name, Service::Pinger, pinger.config(&dir))?;
         let outcomes = until(&format!("{name} exits"), 60, async || {
             let (lines, exited) = self.output(name)?;
             // Its last lines may be read after its exit.
@@ -272,40 +233,32 @@ impl Environment for LocalProcesses {
             }
         })
         .await?;
-        self.kill(name).await?;
+        self.kill(name);
         Ok(outcomes)
     }
 
     async fn start_ponger(&self, ponger: &RoguePonger) -> Result<String> {
         let RoguePonger { name, leaf, client_roots, .. } = ponger;
-        let folder = self.write_files(name, Some(leaf), client_roots.as_deref())?;
-        self.run(name, Service::Ponger, ponger.config(&folder))?;
+        let dir = self.write_files(name, Some(leaf), client_roots.as_deref())?;
+        self.run(name, Service::Ponger, ponger.config(&dir))?;
         self.url(name).await
     }
 
     async fn stop(&self, ponger: &RoguePonger) -> Result<()> {
-        self.kill(ponger.name).await
+        self.kill(ponger.name);
+        Ok(())
     }
 
-    async fn save_diagnostics(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder)?;
+    async fn save_diagnostics(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir)?;
         for (name, process) in &*self.processes.borrow() {
-            fs::write(folder.join(format!("{name}.log")), process.lines().join("\n") + "\n")?;
+            fs::write(dir.join(format!("{name}.log")), process.log().join("\n") + "\n")?;
         }
         Ok(())
     }
 
     async fn clean_up(&self) -> Result<()> {
-        for (_, mut process) in self.processes.take() {
-            process.child.kill().await?;
-        }
+        self.processes.take();
         Ok(())
-    }
-}
-
-async fn collect_lines(output: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<String>>>) {
-    let mut output = BufReader::new(output).lines();
-    while let Ok(Some(line)) = output.next_line().await {
-        lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 }

@@ -44,12 +44,12 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 
-    /// Save logs, events and manifests of failures in this folder [default: a new one]
-    #[arg(long, value_name = "FOLDER")]
+    /// Save logs, events and manifests of failures in this directory [default: a new one]
+    #[arg(long, value_name = "DIRECTORY")]
     save: Option<PathBuf>,
 
-    /// Folder with the manifests [default: $PING_PONG_K8S, or k8s]
-    #[arg(long, value_name = "FOLDER")]
+    /// Directory with the manifests [default: $PING_PONG_K8S, or k8s]
+    #[arg(long, value_name = "DIRECTORY")]
     manifests: Option<PathBuf>,
 
     /// Image of ponger as NAME:TAG [default: the one deployed in namespace ping-pong, if any]
@@ -60,8 +60,8 @@ struct Cli {
     #[arg(long, value_name = "IMAGE")]
     pinger_image: Option<String>,
 
-    /// Folder with the programs ponger and pinger [default: the folder of this program]
-    #[arg(long, value_name = "FOLDER")]
+    /// Directory with the programs ponger and pinger [default: the directory of this program]
+    #[arg(long, value_name = "DIRECTORY")]
     bin: Option<PathBuf>,
 }
 
@@ -103,7 +103,7 @@ async fn run(cli: &Cli) -> Result<bool> {
 async fn start_local(cli: &Cli) -> Result<LocalProcesses> {
     let bin = match &cli.bin {
         Some(bin) => bin.clone(),
-        None => std::env::current_exe()?.parent().context("program without folder")?.to_owned(),
+        None => std::env::current_exe()?.parent().context("program without directory")?.to_owned(),
     };
     LocalProcesses::start(bin).await
 }
@@ -161,9 +161,9 @@ async fn run_in<E: Environment>(
         let result = ScenarioResult { number, sentence, duration: start.elapsed(), outcome };
         result.print();
         if let Outcome::Failed(_) = result.outcome {
-            let folder = diagnostics_folder(cli).join(format!("scenario-{number}"));
-            env.save_diagnostics(&folder).await?;
-            println!("         diagnostics: {}", folder.display());
+            let dir = diagnostics_directory(cli).join(format!("scenario-{number}"));
+            env.save_diagnostics(&dir).await?;
+            println!("         diagnostics: {}", dir.display());
         }
         results.push(result);
     }
@@ -185,7 +185,7 @@ async fn run_in<E: Environment>(
     Ok(failed == 0 && passed > 0)
 }
 
-fn diagnostics_folder(cli: &Cli) -> PathBuf {
+fn diagnostics_directory(cli: &Cli) -> PathBuf {
     let new = || std::env::temp_dir().join(format!("ping-pong-e2e-{}", std::process::id()));
     cli.save.clone().unwrap_or_else(new)
 }

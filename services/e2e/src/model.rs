@@ -79,15 +79,15 @@ pub struct OneShotPinger {
 }
 
 impl OneShotPinger {
-    /// Returns its configuration, with the certificate files in `folder`.
-    pub fn config(&self, folder: &str) -> Value {
+    /// Returns its configuration, with the certificate files in `dir`.
+    pub fn config(&self, dir: &str) -> Value {
         let mut ponger = json!({ "url": self.url });
         if self.leaf.is_some() {
-            ponger["clientCertificate"] = format!("{folder}/tls.crt").into();
-            ponger["clientPrivateKey"] = format!("{folder}/tls.key").into();
+            ponger["clientCertificate"] = format!("{dir}/tls.crt").into();
+            ponger["clientPrivateKey"] = format!("{dir}/tls.key").into();
         }
         if self.roots.is_some() {
-            ponger["acceptCert"] = format!("{folder}/ca.crt").into();
+            ponger["acceptCert"] = format!("{dir}/ca.crt").into();
         }
         if let Some(id) = &self.server_id {
             ponger["serverId"] = id.as_str().into();
@@ -132,14 +132,14 @@ pub struct RoguePonger {
 }
 
 impl RoguePonger {
-    /// Returns its configuration, with the certificate files in `folder`.
-    pub fn config(&self, folder: &str) -> Value {
+    /// Returns its configuration, with the certificate files in `dir`.
+    pub fn config(&self, dir: &str) -> Value {
         let mut service = json!({
-            "tlsCertificate": format!("{folder}/tls.crt"),
-            "tlsPrivateKey": format!("{folder}/tls.key"),
+            "tlsCertificate": format!("{dir}/tls.crt"),
+            "tlsPrivateKey": format!("{dir}/tls.key"),
         });
         if self.client_roots.is_some() {
-            service["clientCa"] = format!("{folder}/ca.crt").into();
+            service["clientCa"] = format!("{dir}/ca.crt").into();
         }
         json!({ "service": service })
     }

@@ -1,9 +1,9 @@
 //! A TLS client that presents any certificate, to probe ponger with.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, pki_types::ServerName};
+use rustls::{HandshakeKind, pki_types::ServerName};
 use testkit::Issued;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -31,28 +31,8 @@ pub struct TlsClient(TlsConnector);
 
 impl TlsClient {
     /// Creates a client that trusts `roots` and presents `certificate`.
-    ///
-    /// # Errors
-    /// When one of them is not valid PEM.
-    pub fn new(roots: &str, certificate: Option<&Issued>) -> Result<Self> {
-        let mut store = RootCertStore::empty();
-        for root in rustls_pemfile::certs(&mut roots.as_bytes()) {
-            store.add(root?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(store);
-        let config = match certificate {
-            None => config.with_no_client_auth(),
-            Some(issued) => {
-                let chain = rustls_pemfile::certs(&mut issued.chain.as_bytes())
-                    .collect::<Result<Vec<_>, _>>()?;
-                let key = rustls_pemfile::private_key(&mut issued.key.as_bytes())?;
-                config.with_client_auth_cert(chain, key.context("no private key in PEM")?)?
-            }
-        };
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+    pub fn new(roots: &str, certificate: Option<&Issued>) -> Self {
+        Self(testkit::client::TlsClient::new(roots, certificate).config().into())
     }
 
     /// Requests `/ping` once over `stream` from the server `name`.
@@ -122,12 +102,12 @@ impl PersistentConnection {
 /// and presents `certificate`.
 ///
 /// # Errors
-/// When the client cannot be created, or rejects the server's certificate.
+/// When the client rejects the server's certificate.
 pub async fn probe(
     stream: Stream,
     roots: &str,
     name: &str,
     certificate: Option<&Issued>,
 ) -> Result<ProbeOutcome> {
-    TlsClient::new(roots, certificate)?.probe(stream, name).await
+    TlsClient::new(roots, certificate).probe(stream, name).await
 }

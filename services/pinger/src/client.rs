@@ -28,14 +28,14 @@ use crate::{
 /// The largest response body that is read, in bytes. `pong` has four.
 const MAX_BODY: usize = 1024;
 
-/// What became of a ping.
+/// The outcome of a ping.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// `pong`, or why not.
     pub result: Result<(), Failure>,
     /// How long it took, from resolving the name to the last byte or the failure.
     pub duration: Duration,
-    /// What was recorded of it.
+    /// The phases that it went through.
     pub trace: Trace,
 }
 
@@ -56,7 +56,8 @@ impl std::fmt::Debug for PingClient {
 }
 
 impl PingClient {
-    /// A client of `target`, by `tls` unless that is `None`. A connection is kept for `keep_alive`.
+    /// Creates a client of `target`, over TLS unless `tls` is `None`. A connection is kept for
+    /// `keep_alive`.
     pub fn new(
         target: &Target,
         tls: Option<ConnectorTls>,
@@ -152,7 +153,7 @@ impl PingClient {
     }
 
     fn classify_send(&self, error: &SendRequestError) -> Failure {
-        // The connector knows better than awc what failed.
+        // The connector's failure is more precise than awc's.
         if let Some(failure) = self.connector.trace().failure {
             return failure;
         }

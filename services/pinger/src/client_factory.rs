@@ -1,4 +1,4 @@
-//! Makes clients of ponger, and says when one must be replaced.
+//! Creates clients of ponger, and reports when one must be replaced.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     connector::ConnectorTls,
 };
 
-/// Makes clients of ponger that use the current identity.
+/// Creates clients of ponger that use the current identity.
 #[derive(Clone, Debug)]
 pub struct PingClientFactory {
     config: Config,
@@ -24,7 +24,7 @@ pub struct PingClientFactory {
 }
 
 impl PingClientFactory {
-    /// A factory of clients of the ponger that `config` names.
+    /// Creates a factory of clients of the ponger that `config` names.
     ///
     /// # Errors
     /// When its URL cannot be used.
@@ -37,17 +37,18 @@ impl PingClientFactory {
         Ok(Self { config, target, identity, clock })
     }
 
-    /// A client that presents our own certificate. Each connection uses the current one.
+    /// Creates a client that presents our own certificate. Each connection uses the current one.
     pub fn client(&mut self) -> PingClient {
         if let Some(identity) = &mut self.identity {
             identity.borrow_and_update();
         }
-        self.client_with(None, self.config.ponger.keep_alive.0)
+        self.build(None, self.config.ponger.keep_alive.0)
     }
 
-    /// A client by another configuration than the identity's own, which keeps no connection.
-    pub fn client_by(&self, config: ClientConfig) -> PingClient {
-        self.client_with(Some(Arc::new(config)), Duration::ZERO)
+    /// Creates a client with another TLS configuration than the identity's own, which keeps no
+    /// connection.
+    pub fn client_with_config(&self, config: ClientConfig) -> PingClient {
+        self.build(Some(Arc::new(config)), Duration::ZERO)
     }
 
     /// The current identity; `None` where TLS is disabled.
@@ -55,7 +56,7 @@ impl PingClientFactory {
         self.identity.as_ref().map(IdentityWatch::current)
     }
 
-    fn client_with(&self, config: Option<Arc<ClientConfig>>, keep_alive: Duration) -> PingClient {
+    fn build(&self, config: Option<Arc<ClientConfig>>, keep_alive: Duration) -> PingClient {
         let tls = self.identity.clone().map(|identity| ConnectorTls {
             config,
             identity,

@@ -79,7 +79,7 @@ impl Phase {
     }
 }
 
-/// What is known of a connection's other end.
+/// The other end of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionInfo {
     /// The address that was connected to.
@@ -160,7 +160,7 @@ impl fmt::Debug for PingConnector {
 }
 
 impl PingConnector {
-    /// Connects to `host` and `port`, by TLS unless `tls` is `None`.
+    /// Creates a connector to `host` and `port`, over TLS unless `tls` is `None`.
     pub fn new(
         host: String,
         port: u16,
@@ -184,7 +184,7 @@ impl PingConnector {
 
     async fn connect(self) -> Result<Stream, Failure> {
         let inner = &self.0;
-        // That a kept connection turned out to be closed is not this ping's failure.
+        // A kept connection that was closed is no failure of this ping.
         *inner.trace.borrow_mut() = Trace::default();
         inner.trace.borrow_mut().enter(Phase::Resolve);
         let addresses = self.resolve().await?;
@@ -329,7 +329,7 @@ impl Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            match Start::of(&self.unread) {
+            match Start::parse(&self.unread) {
                 Start::Interim(length) => drop(self.unread.drain(..length)),
                 Start::Final => break,
                 Start::Unknown => {

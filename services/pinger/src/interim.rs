@@ -9,15 +9,15 @@ const MAX_BYTES: usize = 16 * 1024;
 pub(crate) enum Start {
     /// An interim response of this many bytes.
     Interim(usize),
-    /// It takes more bytes to tell.
+    /// More bytes are needed.
     Unknown,
     /// The final response, or something else.
     Final,
 }
 
 impl Start {
-    /// Looks at the first bytes of a response.
-    pub(crate) fn of(bytes: &[u8]) -> Self {
+    /// Parses the first bytes of a response.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let prefix = b"HTTP/1.1 1";
         if bytes.len() < prefix.len() && prefix.starts_with(bytes) {
             return Self::Unknown;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_interim_responses_from_final_ones() {
+    fn distinguishes_interim_responses_from_final_ones() {
         for (bytes, start) in [
             ("", Start::Unknown),
             ("HTTP/1.1 ", Start::Unknown),
@@ -50,9 +50,9 @@ mod tests {
             ("HTTP/1.0 100 x\r\n\r\n", Start::Final),
             ("garbage", Start::Final),
         ] {
-            assert_eq!(Start::of(bytes.as_bytes()), start, "{bytes:?}");
+            assert_eq!(Start::parse(bytes.as_bytes()), start, "{bytes:?}");
         }
         let endless = format!("HTTP/1.1 103 x\r\nX: {}", "x".repeat(MAX_BYTES));
-        assert_eq!(Start::of(endless.as_bytes()), Start::Final);
+        assert_eq!(Start::parse(endless.as_bytes()), Start::Final);
     }
 }

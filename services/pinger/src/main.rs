@@ -1,4 +1,4 @@
-//! pinger: read the configuration, load the certificates, ping until asked to stop, sum up.
+//! pinger: read the configuration, load the certificates, ping until a signal to stop, log a summary.
 
 use chassis::{cli::Cli, process, signals::Signals, telemetry};
 use pinger::{Application, Config, NAME};

@@ -30,7 +30,7 @@ pub struct Recorder {
     phases: HistogramVec,
     handshakes: HandshakeMetrics,
     identity: IdentityMetrics,
-    /// The expected SPIFFE ID of ponger, or `other` if any will do.
+    /// The expected SPIFFE ID of ponger, or `other` if any is accepted.
     peer_label: String,
     expiry: ExpiryMonitor,
     clock: Clock,
@@ -147,8 +147,8 @@ fn log_pong(seq: u64, outcome: &Outcome) {
     let peer = info.credentials.and_then(|credentials| credentials.peer_ids()?.ok());
     let handshake = info.handshake.as_ref();
     let phase = |wanted| {
-        let of = |(phase, time): &(Phase, Duration)| (*phase == wanted).then(|| millis(*time));
-        trace.times.iter().find_map(of)
+        let (_, time) = trace.times.iter().find(|(phase, _)| *phase == wanted)?;
+        Some(millis(*time))
     };
     tracing::info!(
         seq,
@@ -221,9 +221,14 @@ impl Summary {
     }
 }
 
+fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pings, {} pongs, {} lost", self.pings(), self.pongs, self.lost())?;
+        let (pings, pongs) = (plural(self.pings(), "ping"), plural(self.pongs, "pong"));
+        write!(f, "{pings}, {pongs}, {} lost", self.lost())?;
         let by_reason: Vec<_> =
             self.lost.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         if !by_reason.is_empty() {

@@ -1,4 +1,4 @@
-//! Verifies again and again that ponger rejects untrusted clients.
+//! Verifies periodically that ponger rejects untrusted clients.
 //!
 //! pinger pings with credentials that must be rejected: without a certificate, and with its own
 //! certificate, one bit of whose signature is flipped. The second proves that ponger verifies
@@ -22,7 +22,7 @@ use crate::{
     config::{ProbeCredential, RejectionProbe},
 };
 
-/// So many inconclusive probes in a row are an error.
+/// How many inconclusive probes in a row are an error.
 const MAX_INCONCLUSIVE: u32 = 10;
 
 /// The reason for which pinger is not ready after a failed probe.
@@ -144,7 +144,7 @@ async fn run(
             let identity = clients.identity();
             let config = identity.and_then(|identity| client_config(*credential, &identity));
             let Some(config) = config else { continue };
-            let outcome = clients.client_by(config).ping().await;
+            let outcome = clients.client_with_config(config).ping().await;
             let result = ProbeResult::from_outcome(&outcome);
             metrics.record(*credential, result);
             log(*credential, result, &outcome);

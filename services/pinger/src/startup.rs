@@ -87,7 +87,7 @@ impl Application {
     /// Where the admin listener listens.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// When the operating system does not return it.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.address()
     }

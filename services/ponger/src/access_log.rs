@@ -61,7 +61,7 @@ impl RootSpanBuilder for AccessLog {
             start.map(|start| u64::try_from(start.0.elapsed().as_micros()).unwrap_or(u64::MAX));
         // The address identifies a client without a certificate.
         let address = peer.address.filter(|_| peer.id().is_none());
-        // Without the span, whose fields this line has itself.
+        // Without the span: this line has its fields.
         tracing::info!(
             parent: None,
             status = response.status().as_u16(),

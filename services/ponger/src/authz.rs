@@ -69,7 +69,7 @@ impl Authorizer {
         if is_ping && status == StatusCode::OK {
             self.pongs.inc();
         } else {
-            // A closed set: what a client asks for is not a label.
+            // A closed set: the path that a client sends is not a label.
             let route = if is_ping { "ping" } else { "other" };
             self.requests.with_label_values(&[route, status.as_str()]).inc();
         }

@@ -63,7 +63,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Whether the certificates of both ends are still valid. To be asked at each request, since
+    /// Whether the certificates of both ends are still valid. Handlers check it at each request, since
     /// several may have been read before the connection could be closed.
     pub fn is_valid(&self) -> bool {
         self.credentials.as_ref().is_none_or(ConnectionCredentials::is_valid)
@@ -95,9 +95,9 @@ enum CloseReason {
 
 /// The bytes of a connection.
 pub enum Stream {
-    /// By TLS.
+    /// TLS.
     Tls(Box<TlsStream<HandshakeStream>>),
-    /// By plain TCP.
+    /// Plain TCP.
     Plain(TcpStream),
 }
 
@@ -111,7 +111,7 @@ pub struct ServerIo {
     shutdown_grace: Option<Pin<Box<Sleep>>>,
     /// Whether something was read since something was last written.
     in_request: bool,
-    /// How much that was.
+    /// How many bytes that was.
     unanswered: usize,
     /// Whether the peer does not read what was last written to it.
     write_blocked: bool,
@@ -144,7 +144,7 @@ impl ServerIo {
                 () = watched.until_revoked() => CloseReason::Revoked,
             }
         };
-        // actix has a timeout of its own for the first head, and a response: that comes first.
+        // actix's own timeout for the first head comes first, since it sends a response (408).
         let deadline = Instant::now() + limits.request + Duration::from_secs(1);
         Self {
             stream,
@@ -161,12 +161,12 @@ impl ServerIo {
         }
     }
 
-    /// Who is at the other end.
+    /// The other end.
     pub fn peer(&self) -> &Rc<Peer> {
         &self.peer
     }
 
-    /// Looks, if something woke us for it, whether the connection is to close or its deadline has
+    /// Checks, if the watchdog was woken, whether the connection must close or its deadline has
     /// passed.
     fn check(&mut self, cx: &Context<'_>) -> io::Result<()> {
         if let Some(reason) = self.watchdog.poll(cx, self.closing.is_none())? {
@@ -199,7 +199,7 @@ impl AsyncRead for ServerIo {
             return Poll::Ready(Ok(()));
         }
         if io.write_blocked || io.unanswered >= MAX_UNANSWERED_BYTES {
-            // Of a peer that does not read its responses, no more requests are taken.
+            // A peer that does not read its responses may send no more requests.
             io.read_waits = true;
             return Poll::Pending;
         }
@@ -268,14 +268,14 @@ impl AsyncWrite for ServerIo {
     }
 }
 
-/// Waits for a connection's end and watches its deadline, beside its reads and writes. These happen
-/// several times a request, and what is waited for here almost never: so it is polled only when its
-/// own waker was called, and the timer is not set at each request. Between requests actix's timers
-/// come first, but it has none for a body that follows a response.
+/// Waits for a reason to close a connection, and for its deadline. A connection is polled several
+/// times a request, and both events are rare: so they are polled only when their own waker was
+/// called, and the timer is not set at each request. Between requests actix's timers come first, but
+/// it has none for a body that follows a response.
 struct Watchdog {
     closing: Pin<Box<dyn Future<Output = CloseReason>>>,
     deadline: Instant,
-    /// Fires at the deadline, or earlier, to look whether the deadline was moved.
+    /// Fires at the deadline, or earlier if the deadline was moved.
     timer: Pin<Box<Sleep>>,
     waker: Arc<WatchdogWaker>,
 }

@@ -23,12 +23,12 @@ pub struct Limits {
 const RESERVED_DESCRIPTORS: u64 = 32;
 const DESCRIPTORS_PER_WORKER: u64 = 4;
 
-/// `connections`, lowered to what `limit` open files allow with so many workers: rejecting a connection
-/// is better than failing to accept it. At least one.
+/// Lowers `connections` to what a limit of open files allows with this number of workers, but not
+/// below one: rejecting a connection is better than failing to accept it.
 pub fn clamp_to_fd_limit(connections: u32, limit: Option<u64>, workers: usize) -> u32 {
     let Some(limit) = limit else { return connections };
     let reserved = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers as u64;
-    // Where there are very few, rather a service for half of them than none.
+    // With very few descriptors, half of them are for connections.
     let available = limit.saturating_sub(reserved).max(limit / 2).max(1);
     connections.min(u32::try_from(available).unwrap_or(u32::MAX))
 }

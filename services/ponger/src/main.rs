@@ -1,4 +1,4 @@
-//! ponger: read the configuration, load the certificates, listen, answer until asked to stop.
+//! ponger: read the configuration, load the certificates, listen, answer until a signal to stop.
 
 use chassis::{cli::Cli, process, signals::Signals, telemetry};
 use ponger::{Application, Config, NAME};

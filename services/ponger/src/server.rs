@@ -1,8 +1,8 @@
 //! Accepts connections: the connection limit, the TLS handshake, then HTTP/1.1 by actix.
 //!
 //! actix's own TLS acceptor does not say why a handshake failed, cannot close a connection whose
-//! peer's root was removed, and limits concurrent handshakes rather than connections. So accepting is
-//! ours, and actix is given [`ServerIo`], a stream that ends when it must.
+//! peer's root was removed, and limits concurrent handshakes rather than connections. So this module
+//! accepts connections itself, and passes them to actix as [`ServerIo`], a stream that can be closed.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ use crate::{
 /// How long a handshake may still take after the service began to stop.
 const SHUTDOWN_HANDSHAKE_GRACE: Duration = Duration::from_millis(500);
 
-/// How often it is looked whether all connections are closed.
+/// How often a drain checks whether all connections are closed.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What all connections share.
@@ -81,7 +81,7 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// A server by TLS, or by plain TCP where `tls` is `None`.
+    /// Creates a server that speaks TLS, or plain TCP where `tls` is `None`.
     pub fn new(
         tls: Option<IdentityWatch<ServerTls>>,
         policy: Policy,
@@ -138,7 +138,7 @@ impl Server {
         let server = Arc::clone(self);
         Ok(actix_server::Server::build()
             .disable_signals()
-            // The limit is ours: actix would leave connections above its own in the backlog.
+            // actix would leave the connections above its limit in the backlog; ours closes them.
             .max_concurrent_connections(usize::MAX >> 4)
             .listen(crate::NAME, listener, move || {
                 let accepting = Arc::clone(&server);
@@ -199,7 +199,7 @@ impl Server {
         Ok((io, address))
     }
 
-    /// A permit to be connected, unless the limit is reached.
+    /// Returns a permit for one connection, unless the limit is reached.
     fn acquire_permit(&self) -> Option<ConnectionPermit> {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             self.metrics.rejected.inc();

@@ -114,7 +114,7 @@ impl Application {
     /// Where the service listens.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// When the operating system does not return it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -122,7 +122,7 @@ impl Application {
     /// Where the admin listener listens.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// When the operating system does not return it.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.address()
     }

@@ -3,27 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod common;
+
 use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream},
-    process::Command,
     thread,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use testkit::{
+    Leaf,
     client::{TlsClient, TlsConnection},
-    process::Service,
     wait_until,
 };
 
-#[expect(dead_code, reason = "the other test binary uses the rest")]
-#[path = "it/support.rs"]
-mod support;
-
-use support::{Env, PROGRAM, connect_and_ping};
-
-const HALF_A_HEAD: &[u8] = b"GET /ping HTTP/1.1\r\nHost: ";
+use common::PongerProcess;
 
 /// How many connections this machine bears: each takes a descriptor here and one in ponger.
 fn capacity() -> usize {
@@ -51,7 +46,7 @@ impl BadClients {
         for number in 0..count {
             if number % 5 == 4 {
                 let mut connection = client.connect(address).unwrap();
-                connection.write_all(HALF_A_HEAD).and_then(|()| connection.flush()).unwrap();
+                connection.send(b"GET /ping HTTP/1.1\r\nHost: ").unwrap();
                 clients.tls.push(connection);
             } else {
                 let mut stream = TcpStream::connect(address).unwrap();
@@ -65,36 +60,24 @@ impl BadClients {
     }
 }
 
-fn spawn(env: &Env, timeout: &str) -> Service {
-    let config = env.write_config(&format!(
-        "  handshakeTimeout: {timeout}\n  requestTimeout: {timeout}\n  idleTimeout: {timeout}\n  \
-         maxConnections: 20000\n"
-    ));
-    Service::spawn(Command::new(PROGRAM).arg("-c").arg(config))
-}
-
-fn wait_for(ponger: &Service, metric: &str, enough: impl Fn(f64) -> bool) {
-    wait_until(metric, || ponger.metric(metric).filter(|value| enough(*value)));
-}
-
 #[test]
 fn serves_a_good_client_beside_thousands_of_bad_ones() {
-    let (env, count) = (Env::new(), capacity());
-    let client = env.pinger();
+    let count = capacity();
     // No timeout ends any of them, nor the good client on a slow machine.
-    let mut ponger = spawn(&env, "1h");
-    let address = ponger.address();
-    connect_and_ping(&client, address);
-    wait_for(&ponger, "ponger_connections", |open| open == 0.0);
-    let descriptors = ponger.metric("process_open_fds").unwrap();
+    let mut ponger = PongerProcess::start(20_000, "1h");
+    let address = ponger.address;
+    let client = ponger.client_with_leaf(&Leaf::pinger("test"));
+    ponger.ping();
+    ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
+    let descriptors = ponger.service.metric("process_open_fds").unwrap();
 
     for _ in 0..2 {
         let bad = BadClients::connect(count, &client, address);
-        let open = f64::from(u32::try_from(count).unwrap());
-        wait_for(&ponger, "ponger_connections", |connections| connections == open);
+        let expected = f64::from(u32::try_from(count).unwrap());
+        ponger.wait_for_metric("ponger_connections", |open| open == expected);
         for _ in 0..20 {
-            assert_eq!(client.get(address, "/ping").unwrap().status, 200);
-            assert_eq!(ponger.admin_get("/readyz").status, 200);
+            ponger.ping();
+            assert_eq!(ponger.service.admin_get("/readyz").status, 200);
         }
         for garbage in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[0xff; 512], b"\x16\x03\x01\xff\xff"]
         {
@@ -103,41 +86,38 @@ fn serves_a_good_client_beside_thousands_of_bad_ones() {
             }
         }
         drop(bad);
-        wait_for(&ponger, "ponger_connections", |open| open == 0.0);
+        ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
     }
     // The admin listener's own connections come and go.
-    wait_for(&ponger, "process_open_fds", |open| open <= descriptors + 8.0);
-    let memory = ponger.metric("process_resident_memory_bytes").unwrap();
+    ponger.wait_for_metric("process_open_fds", |open| open <= descriptors + 8.0);
+    let memory = ponger.service.metric("process_resident_memory_bytes").unwrap();
     assert!(memory < f64::from(512 << 20), "{memory} bytes");
-    assert!(ponger.stop().success());
-    let lines = ponger.log().len();
+    assert!(ponger.service.stop().success());
+    let lines = ponger.service.log().len();
     assert!(lines < 1000, "{lines} log lines");
 }
 
 #[test]
 fn closes_every_bad_connection_in_the_end() {
-    let env = Env::new();
-    let client = env.pinger();
-    let ponger = spawn(&env, "2s");
-    let address = ponger.address();
+    let ponger = PongerProcess::start(20_000, "2s");
     let mut hello = Vec::new();
+    let client = ponger.client_with_leaf(&Leaf::pinger("test"));
     client.connection().write_tls(&mut hello).unwrap();
-    let mut held: Vec<_> =
-        (0..capacity() / 4).map(|_| TcpStream::connect(address).unwrap()).collect();
-    let count = f64::from(u32::try_from(held.len()).unwrap());
+    let mut bad: Vec<_> =
+        (0..capacity() / 4).map(|_| TcpStream::connect(ponger.address).unwrap()).collect();
+    let count = f64::from(u32::try_from(bad.len()).unwrap());
     let timeouts = "tls_handshake_failures_total{reason=\"tls_timeout\"}";
     // A byte now and then; the last never comes.
     hello.pop();
     let mut hello = hello.iter();
     wait_until("all connections are closed", || {
         if let Some(byte) = hello.next() {
-            for stream in &mut held {
+            for stream in &mut bad {
                 let _ = stream.write_all(&[*byte]);
             }
         }
-        (ponger.metric(timeouts) >= Some(count)).then_some(())
+        (ponger.service.metric(timeouts) >= Some(count)).then_some(())
     });
-    wait_for(&ponger, "ponger_connections", |open| open == 0.0);
-    connect_and_ping(&client, address);
-    drop(held);
+    ponger.wait_for_metric("ponger_connections", |open| open == 0.0);
+    ponger.ping();
 }

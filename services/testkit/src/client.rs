@@ -77,6 +77,11 @@ impl TlsClient {
         Self { config: Arc::new(config), ..self }
     }
 
+    /// The configuration, for asynchronous clients.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// A connection in memory, not yet started: for tests that stop within the handshake.
     ///
     /// # Panics
@@ -140,12 +145,21 @@ impl TlsConnection {
     /// # Errors
     /// When no whole response arrives; see [`alert`].
     pub fn exchange(&mut self, request: &str) -> io::Result<Response> {
-        if let Err(error) = self.write_all(request.as_bytes()).and_then(|()| self.flush()) {
+        if let Err(error) = self.send(request.as_bytes()) {
             // A server that rejects the client sends an alert and closes: the alert says why the
             // write failed.
             return Err(self.read_alert().unwrap_or(error));
         }
         read_response(self)
+    }
+
+    /// Sends `bytes`, and reads nothing.
+    ///
+    /// # Errors
+    /// When the connection is closed or full.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)?;
+        self.flush()
     }
 
     fn read_alert(&mut self) -> Option<io::Error> {
@@ -198,9 +212,9 @@ pub fn alert(error: &io::Error) -> Option<AlertDescription> {
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Names in lower case, and values.
+    /// The names in lower case, and the values.
     pub headers: Vec<(String, String)>,
-    /// What is not UTF-8 is replaced.
+    /// The body; bytes that are not UTF-8 are replaced.
     pub body: String,
 }
 

@@ -7,11 +7,15 @@
 //! - [`client`]: a blocking HTTPS client, and one for the admin listener and its metrics;
 //! - [`clock`]: a clock that a test advances;
 //! - [`process`]: a service as a child process, with its log;
+//! - [`in_process`]: a service on a thread of this process;
+//! - [`log`]: what threads of this process log;
 //! - [`original`]: the original project's configuration files and its certificate.
 
 pub mod client;
 pub mod clock;
 pub mod files;
+pub mod in_process;
+pub mod log;
 pub mod original;
 pub mod pki;
 pub mod process;

@@ -27,7 +27,7 @@ ponger:
   acceptCert: /app/certs/server.crt
 ";
 
-/// `san.cnf`, which its README lets one write.
+/// `san.cnf` of its README.
 pub const SAN_CONFIG: &str = "\
 [req]
 distinguished_name = req_distinguished_name

@@ -169,7 +169,7 @@ impl Service {
     /// Its exit status, if it has ended.
     ///
     /// # Panics
-    /// When the operating system does not say.
+    /// When the operating system does not return it.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the state of a child process")
     }

@@ -461,7 +461,7 @@ fn with_root(root: &Ca, leaf: &Leaf) -> Issued {
 }
 
 #[test]
-fn takes_every_kind_of_key_that_openssl_makes() {
+fn accepts_every_kind_of_key_that_openssl_makes() {
     if !is_installed("openssl") {
         return;
     }

@@ -148,7 +148,7 @@ fn peer_without_the_hybrid_group_gets_x25519() {
 }
 
 #[test]
-fn server_takes_the_strongest_cipher_whatever_the_client_prefers() {
+fn server_chooses_the_strongest_cipher_whatever_the_client_prefers() {
     let pair = Pair::new();
     let mut weakest_first = CryptoProvider::clone(provider());
     weakest_first.cipher_suites.reverse();

@@ -3,7 +3,6 @@
 mod cert;
 mod credentials;
 mod handshakes;
-mod logs;
 mod pem;
 mod properties;
 mod reload;

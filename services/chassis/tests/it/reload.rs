@@ -34,7 +34,7 @@ use testkit::{
 };
 use time::Duration as Span;
 
-use crate::{logs, support::split};
+use crate::support::split;
 
 const POLL: Duration = Duration::from_millis(2);
 
@@ -43,7 +43,7 @@ const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 const FAILED: &str = "TLS identity reload failed, keeping the current identity";
 
-/// A clock that a test sets, and that counts how often it was read: every look at the files does.
+/// A clock that a test sets, and that counts how often it was read: each poll of the files reads it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TestClock {
     pub(crate) manual: ManualClock,
@@ -73,7 +73,7 @@ pub(crate) struct Server {
     pub(crate) watch: IdentityWatch<ServerTls>,
     handle: ReloadHandle,
     metrics: Metrics,
-    /// The thread that reloads, in the log.
+    /// The name of the thread that reloads.
     thread: String,
 }
 
@@ -89,7 +89,7 @@ impl Server {
         poll_interval: Duration,
     ) -> Result<Self, ConfigError> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
-        logs::capture();
+        testkit::log::capture(&["chassis"]);
         let service: &str = format!("server-{}", STARTED.fetch_add(1, Ordering::SeqCst)).leak();
         let metrics = Metrics::new("test", "0");
         let clock = TestClock::default();
@@ -104,7 +104,7 @@ impl Server {
         });
         let (handle, watch) =
             spawn_reloader(settings, sources, Role::Server, identity_metrics, build)?;
-        Ok(Self { clock, watch, handle, metrics, thread: format!("{service}-reload ") })
+        Ok(Self { clock, watch, handle, metrics, thread: format!("{service}-reload") })
     }
 
     pub(crate) fn current(&self) -> Arc<Identity<ServerTls>> {
@@ -153,14 +153,15 @@ impl Server {
     }
 
     fn logged(&self, parts: &[&str]) -> usize {
-        logs::count(&[&[self.thread.as_str()], parts].concat())
+        let lines = testkit::log::lines(&self.thread);
+        lines.iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
     }
 
-    /// Waits until the files were looked at several times more.
+    /// Waits for several further polls of the files.
     #[track_caller]
-    fn wait_for_looks(&self) {
+    fn wait_for_polls(&self) {
         let before = self.clock.reads();
-        wait_until("several looks", || (self.clock.reads() >= before + 25).then_some(()));
+        wait_until("several polls", || (self.clock.reads() >= before + 25).then_some(()));
     }
 }
 
@@ -245,7 +246,7 @@ fn requires_a_valid_identity_at_start() {
 }
 
 #[test]
-fn takes_new_certificate_and_new_bundle_of_a_mounted_secret() {
+fn loads_new_certificate_and_new_bundle_of_a_mounted_secret() {
     let mounted = Mounted::new(Ca::new("a root"));
     let server = mounted.start();
     assert!(server.uses(&mounted.first));
@@ -270,7 +271,7 @@ fn takes_new_certificate_and_new_bundle_of_a_mounted_secret() {
 }
 
 #[test]
-fn takes_files_that_are_renamed_rewritten_removed_or_linked() {
+fn loads_files_that_are_renamed_rewritten_removed_or_linked() {
     let root = Ca::new("a root");
     let (dir, _) = plain(&root);
     let server = Server::start(dir.path(), POLL).unwrap();
@@ -292,7 +293,7 @@ fn takes_files_that_are_renamed_rewritten_removed_or_linked() {
     };
     let remove = |issued: &Issued| {
         fs::remove_file(path("tls.key")).unwrap();
-        server.wait_for_looks();
+        server.wait_for_polls();
         assert!(server.current().own.is_some());
         rename(issued);
     };
@@ -336,7 +337,7 @@ fn follows_replaced_directories_and_links_above_the_files() {
         let issued = release(n);
         switch(n);
         server.wait_for(&issued);
-        // Away for a while.
+        // Missing for a while.
         fs::rename(&certs, dir.path().join(format!("old-{n}"))).unwrap();
         server.wait_for_rejections(Unit::Certificate, 1.0);
         assert!(server.uses(&issued));
@@ -361,13 +362,13 @@ fn rejected_certificate_is_counted_and_logged_once_and_the_current_one_stays() {
     ] {
         mounted.replace(bad, mounted.root.pem());
         server.wait_for_rejections(unit, n);
-        server.wait_for_looks();
+        server.wait_for_polls();
         assert_eq!(server.reloads(unit, "rejected"), n);
         assert_eq!(server.logged(&["ERROR", FAILED, cause]), 1);
         assert_eq!(successful(), Some(0.0));
         assert!(server.uses(&mounted.first));
     }
-    // The files hold what is in use again: nothing to take, and nothing is wrong any more.
+    // The files have what is in use again: there is nothing to load, and no fault.
     mounted.replace(&mounted.first, mounted.root.pem());
     wait_until("recovery", || (successful() == Some(1.0)).then_some(()));
     assert_eq!(server.reloads(unit, "ok"), 0.0);
@@ -390,7 +391,7 @@ fn fault_in_one_unit_does_not_hold_back_the_other() {
     let peer = issue(&other);
     assert!(server.accepts(&peer));
 
-    // A root is withdrawn beside a broken certificate.
+    // A root is removed beside a broken certificate.
     let broken = Issued { chain: "nothing".into(), key: mounted.first.key.clone() };
     mounted.replace(&broken, mounted.root.pem());
     server.wait_until_accepts(&peer, false);
@@ -460,7 +461,7 @@ fn certificate_is_rejected_until_the_bundle_that_verified_the_current_one_verifi
     let third = issue(&other);
     mounted.replace(&third, mounted.root.pem());
     server.wait_for_rejections(Unit::Certificate, 2.0);
-    server.wait_for_looks();
+    server.wait_for_polls();
     assert!(server.uses(&whole));
     mounted.replace(&third, &format!("{}{}", mounted.root.pem(), other.pem()));
     server.wait_for(&third);
@@ -468,14 +469,14 @@ fn certificate_is_rejected_until_the_bundle_that_verified_the_current_one_verifi
         (server.last_reload_successful(Unit::Certificate) == Some(1.0)).then_some(())
     });
 
-    // A root is withdrawn even where our own certificate needs it, which then stays.
+    // A root is removed even where our own certificate needs it, which then stays.
     mounted.replace(&third, mounted.root.pem());
     server.wait_until_accepts(&third, false);
     assert!(server.uses(&third));
 }
 
 #[test]
-fn certificate_that_is_not_valid_yet_is_taken_when_it_is() {
+fn certificate_that_is_not_valid_yet_is_loaded_once_it_is() {
     let mounted = Mounted::new(Ca::new("a root"));
     let server = mounted.start();
     let leaf = Leaf::ponger("a").valid(Span::HOUR * 2, Span::HOUR * 20);
@@ -483,7 +484,7 @@ fn certificate_that_is_not_valid_yet_is_taken_when_it_is() {
     mounted.replace(&new, mounted.root.pem());
     server.wait_for_rejections(Unit::Certificate, 1.0);
     server.clock.manual.advance(Duration::from_secs(3600));
-    server.wait_for_looks();
+    server.wait_for_polls();
     assert!(server.uses(&mounted.first));
     assert_eq!(server.reloads(Unit::Certificate, "rejected"), 1.0, "nothing new was rejected");
     server.clock.manual.advance(Duration::from_secs(2 * 3600));
@@ -520,7 +521,7 @@ fn root_that_begins_or_ends_counts_from_then_on() {
 }
 
 #[test]
-fn reload_looks_at_once_and_reports_each_time() {
+fn reload_checks_the_files_at_once_and_reports_each_time() {
     let root = Ca::new("a root");
     let (dir, _) = plain(&root);
     let server = Server::start(dir.path(), NEVER).unwrap();
@@ -535,7 +536,7 @@ fn reload_looks_at_once_and_reports_each_time() {
 
     fs::write(dir.path().join("tls.key"), "").unwrap();
     for n in 1_u8..4 {
-        // Requests that arrive together are one look: the next one waits for this one's result.
+        // Requests that arrive together are one poll: the next one waits for this one's result.
         server.handle.reload();
         server.wait_for_rejections(Unit::Certificate, f64::from(n));
         wait_until("a line for each", || {
@@ -553,7 +554,7 @@ fn unchanged_contents_publish_nothing() {
     let before = server.current();
     for bundle in [mounted.root.pem().to_owned(), format!("# the same\n{}", mounted.root.pem())] {
         mounted.replace(&mounted.first, &bundle);
-        server.wait_for_looks();
+        server.wait_for_polls();
     }
     assert!(Arc::ptr_eq(&before, &server.current()));
     for unit in Unit::ALL {
@@ -618,7 +619,7 @@ fn expiry_is_a_metric_and_logged() {
     let warned = |certificate: &str, at: &str| {
         server.logged(&["WARN", "Certificate expires soon", certificate, &format!("expires{at}")])
     };
-    server.wait_for_looks();
+    server.wait_for_polls();
     assert_eq!((warned("own", &own), warned("last trust root", &last_root)), (0, 0));
     server.clock.manual.advance(Duration::from_secs(45 * 60));
     wait_until("a warning", || (warned("own", &own) == 1).then_some(()));
@@ -626,7 +627,7 @@ fn expiry_is_a_metric_and_logged() {
     wait_until("a warning", || (warned("last trust root", &last_root) == 1).then_some(()));
     let expired = || server.logged(&["ERROR", "Certificate has expired", "own", &own]);
     wait_until("an error", || (expired() == 1).then_some(()));
-    server.wait_for_looks();
+    server.wait_for_polls();
     assert_eq!((warned("own", &own), expired()), (1, 1), "once is enough");
     assert!(server.current().own_expired(server.clock.manual.now()));
 }

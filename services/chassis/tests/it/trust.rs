@@ -32,7 +32,7 @@ fn rejects(pem: &str, start: &str, end: &str) {
 }
 
 #[test]
-fn holds_each_root_once() {
+fn contains_each_root_once() {
     let (one, two) = (valid(), valid());
     let roots = bundle(&format!("{}{}", one.pem(), two.pem())).unwrap();
     assert_eq!(roots.active_count(UnixTime::now()), 2);
@@ -89,7 +89,7 @@ fn rejects_leaf_that_another_certificate_issued() {
 }
 
 #[test]
-fn takes_self_signed_leaf_intermediate_and_constrained_root() {
+fn accepts_self_signed_leaf_intermediate_and_constrained_root() {
     let leaf = Leaf::new().dns("ponger").self_signed();
     for pem in [&leaf.chain, valid().intermediate("between").pem(), dns_constrained("a").pem()] {
         assert_eq!(bundle(pem).unwrap().active_count(UnixTime::now()), 1);
@@ -97,7 +97,7 @@ fn takes_self_signed_leaf_intermediate_and_constrained_root() {
 }
 
 #[test]
-fn takes_root_of_version_1() {
+fn accepts_root_of_version_1() {
     let dir = tempfile::tempdir().unwrap();
     if is_installed("openssl")
         && let Some(root) = version_1_certificate(dir.path())

@@ -67,9 +67,9 @@ impl Kubectl {
         Ok(())
     }
 
-    /// Applies the kustomization in a folder.
-    pub async fn apply_kustomization(&self, folder: &str) -> Result<()> {
-        self.run(&["apply", "--server-side", "--force-conflicts", "-k", folder]).await?;
+    /// Applies the kustomization in a directory.
+    pub async fn apply_kustomization(&self, dir: &str) -> Result<()> {
+        self.run(&["apply", "--server-side", "--force-conflicts", "-k", dir]).await?;
         Ok(())
     }
 

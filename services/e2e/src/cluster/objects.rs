@@ -60,9 +60,9 @@ pub fn trust_bundle(namespace: &str, bundle: &str) -> Value {
     })
 }
 
-/// Builds a kustomization of a folder of the manifests, with `images` and with `env` for pinger.
+/// Builds a kustomization of a directory of the manifests, with `images` and with `env` for pinger.
 pub fn kustomization(
-    folder: &Path,
+    dir: &Path,
     namespace: &str,
     images: &[(Service, String)],
     env: &[(&str, &str)],
@@ -81,7 +81,7 @@ pub fn kustomization(
         "spec": { "template": { "spec": { "containers": [{ "name": "pinger", "env": env }] } } },
     });
     json!({
-        "resources": [folder],
+        "resources": [dir],
         "namespace": namespace,
         "images": images,
         "labels": [{ "pairs": { LABEL: namespace }, "includeTemplates": true }],

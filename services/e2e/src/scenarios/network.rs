@@ -99,7 +99,7 @@ async fn check_flows(cluster: &Cluster, outside: &str, external_url: &str) -> Re
         .await
     }
     .await;
-    cluster.apply_folder("base", own, &[FAST_INTERVAL]).await?;
+    cluster.apply_directory("base", own, &[FAST_INTERVAL]).await?;
     opened?;
     until("the policies are enforced again", 60, async || {
         let (connected, last) = connects(cluster, to_ponger).await?;

@@ -15,10 +15,10 @@ use crate::{
 
 pub(crate) async fn unchanged(cluster: &Cluster) -> Result<String> {
     let namespace = format!("{}-original", cluster.namespace);
-    let folder = tempfile::tempdir()?;
-    original::make_certificate(folder.path())?;
-    let certificate = fs::read_to_string(folder.path().join("tls.crt"))?;
-    let key = fs::read_to_string(folder.path().join("tls.key"))?;
+    let dir = tempfile::tempdir()?;
+    original::make_certificate(dir.path())?;
+    let certificate = fs::read_to_string(dir.path().join("tls.crt"))?;
+    let key = fs::read_to_string(dir.path().join("tls.key"))?;
 
     cluster.create_namespace(&namespace).await?;
     let result = deploy_and_ping(cluster, &namespace, &certificate, &key).await;

@@ -24,10 +24,10 @@ pub(crate) async fn restricted(cluster: &Cluster) -> Result<String> {
     ensure!(count >= 3, "there are only {count} pods");
 
     // The manifests too: this run may have replaced their images.
-    for folder in ["base", "overlays/local"] {
-        for line in cluster.render(folder).await?.lines() {
+    for dir in ["base", "overlays/local"] {
+        for line in cluster.render(dir).await?.lines() {
             if let Some(image) = line.trim().trim_start_matches("- ").strip_prefix("image: ") {
-                ensure!(is_pinned(image), "{folder} has the image {image}");
+                ensure!(is_pinned(image), "{dir} has the image {image}");
             }
         }
     }

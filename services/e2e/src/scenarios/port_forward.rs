@@ -25,7 +25,7 @@ pub(crate) async fn browser(cluster: &Cluster) -> Result<String> {
 
 async fn probe_forwarded(cluster: &Cluster, namespace: &str) -> Result<String> {
     cluster.create_identities(namespace).await?;
-    cluster.apply_folder("overlays/local", namespace, &[]).await?;
+    cluster.apply_directory("overlays/local", namespace, &[]).await?;
     cluster.wait_for_rollouts(namespace).await?;
     // The original project's port, unless it is in use.
     let port = if TcpListener::bind("127.0.0.1:8080").await.is_ok() { "8080" } else { "" };

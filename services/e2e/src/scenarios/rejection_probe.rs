@@ -51,8 +51,8 @@ pub(crate) async fn local(local: &LocalProcesses) -> Result<String> {
             count: 0,
             ..OneShotPinger::default()
         };
-        let folder = local.write_files(&name, pinger.leaf.as_ref(), pinger.roots.as_deref())?;
-        let mut config = pinger.config(&folder);
+        let dir = local.write_files(&name, pinger.leaf.as_ref(), pinger.roots.as_deref())?;
+        let mut config = pinger.config(&dir);
         config["rejectionProbe"] = json!({ "interval": "1s", "notReady": true });
         local.run(&name, Service::Pinger, config)?;
         until(&format!("probes are {expected}"), 30, async || {
@@ -65,7 +65,7 @@ pub(crate) async fn local(local: &LocalProcesses) -> Result<String> {
         let count = probes(&local.metrics_of(&name).await?, other);
         ensure!(count == 0.0, "{count} probes were {other}");
         measured.push(format!("{case} ponger: {expected}, readiness {readiness}"));
-        local.kill(&name).await?;
+        local.kill(&name);
     }
     local.stop(&permissive).await?;
     Ok(measured.join("; "))
@@ -73,13 +73,13 @@ pub(crate) async fn local(local: &LocalProcesses) -> Result<String> {
 
 pub(crate) async fn cluster(cluster: &Cluster) -> Result<String> {
     let namespace = &cluster.namespace;
-    cluster.apply_folder("base", namespace, &[FAST_INTERVAL, FAST_PROBES]).await?;
+    cluster.apply_directory("base", namespace, &[FAST_INTERVAL, FAST_PROBES]).await?;
     cluster.wait_for_rollout(namespace, Service::Pinger).await?;
     let permissive = permissive_ponger(cluster);
     cluster.start_ponger(&permissive).await?;
     let result = replace_ponger(cluster, permissive.name).await;
     // Restores the Service's selector and the interval.
-    cluster.apply_folder("base", namespace, &[FAST_INTERVAL]).await?;
+    cluster.apply_directory("base", namespace, &[FAST_INTERVAL]).await?;
     cluster.stop(&permissive).await?;
     cluster.wait_for_rollout(namespace, Service::Pinger).await?;
     result

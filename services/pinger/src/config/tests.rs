@@ -2,16 +2,6 @@ use std::fs;
 
 use super::*;
 
-/// The original project's configuration, word for word.
-const ORIGINAL: &str = "\
-ponger:
-  url: https://ponger:8080
-  # If uncommented, acceptCert will add
-  # the certificates listed in the file to
-  # the list of accepted certificates
-  acceptCert: /app/certs/server.crt
-";
-
 fn load(text: &str) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.yaml");
@@ -21,7 +11,7 @@ fn load(text: &str) -> Result<Config, ConfigError> {
 
 #[test]
 fn accepts_configuration_of_the_original_project() {
-    let target = load(ORIGINAL).and_then(|config| config.target()).unwrap();
+    let target = load(testkit::original::PINGER_CONFIG).and_then(|config| config.target()).unwrap();
     assert_eq!(
         (target.host.as_str(), target.port, target.path.as_str()),
         ("ponger", 8080, "/ping")

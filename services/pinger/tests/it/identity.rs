@@ -65,7 +65,7 @@ fn pings_without_a_certificate_where_ponger_does_not_ask_for_one() {
     let pinger = env.start_pinger(&config);
     pinger.wait_for_metric(&pings("pong"), 1.0);
     assert!(pinger.metric(&expiration("peer")) > 0.0);
-    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    assert_eq!(pinger.wait_for_readiness(200), "ready\n");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use testkit::{Ca, Leaf};
 use time::Duration as Validity;
 
 use crate::support::{
-    Env, Service, accept, install, kind, pings, pong_forever, server_tls, until_closed,
+    Env, Pinger, accept, install, kind, pings, pong_forever, server_tls, until_closed,
+    wait_for_further,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -31,7 +32,7 @@ fn keeping_server(env: &Env, leaf: &Leaf) -> SocketAddr {
 }
 
 /// Waits until pings have connections of their own, and checks that this stays so.
-fn check_no_more_reuse<T: Send + 'static>(pinger: &Service<T>) {
+fn check_no_more_reuse(pinger: &Pinger) {
     let fresh = pinger.metric(&kind("full"));
     pinger.wait_for_metric(&kind("full"), fresh + 1.0);
     let reused = pinger.metric(&kind("reused"));
@@ -47,7 +48,7 @@ fn reuses_the_connection() {
     pinger.wait_for_metric(&kind("reused"), 5.0);
     assert_eq!(pinger.metric(&kind("full")), 1.0);
     assert_eq!(ponger.metric("ponger_connections"), 1.0);
-    assert_eq!(pinger.stop().lost(), 0);
+    assert_eq!(pinger.stop().unwrap().lost(), 0);
     // Ended with pinger.
     ponger.wait_for_value("ponger_connections", |open| open == 0.0);
 }
@@ -80,7 +81,7 @@ fn does_not_take_a_closed_connection_for_the_reason_of_the_next_loss() {
     let mut config = keeping(&env, address);
     config.count = 2;
     let summary = env.start_pinger(&config).wait().unwrap().to_string();
-    assert!(summary.starts_with("2 pings, 1 pongs, 1 lost (connect_refused 1);"), "{summary}");
+    assert!(summary.starts_with("2 pings, 1 pong, 1 lost (connect_refused 1);"), "{summary}");
     server.join().unwrap();
 }
 
@@ -94,7 +95,7 @@ fn does_not_reuse_a_connection_past_the_expiry_of_pongers_certificate() {
     env.clock.advance(10 * MINUTE);
     pinger.wait_for_metric(&pings("tls_expired"), 3.0);
     let pongs = pinger.metric(&pings("pong"));
-    pinger.wait_for_further("tls_expired", 3);
+    wait_for_further(&pinger, "tls_expired", 3);
     assert_eq!(pinger.metric(&pings("pong")), pongs);
 }
 
@@ -106,9 +107,9 @@ fn does_not_reuse_a_connection_past_the_expiry_of_its_own_certificate() {
     pinger.wait_for_metric(&kind("reused"), 1.0);
     env.clock.advance(55 * MINUTE);
     check_no_more_reuse(&pinger);
-    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    assert_eq!(pinger.wait_for_readiness(200), "ready\n");
     env.clock.advance(10 * MINUTE);
-    assert_eq!(pinger.wait_for_readyz(503), "not ready: own certificate has expired\n");
+    assert_eq!(pinger.wait_for_readiness(503), "not ready: own certificate has expired\n");
     check_no_more_reuse(&pinger);
 }
 
@@ -121,7 +122,7 @@ fn does_not_reuse_a_connection_after_its_root_was_removed() {
     install(&env.pinger, &another.issue(&Leaf::pinger("test")), another.pem());
     pinger.wait_for_metric(&pings("tls_untrusted"), 1.0);
     let pongs = pinger.metric(&pings("pong"));
-    pinger.wait_for_further("tls_untrusted", 3);
+    wait_for_further(&pinger, "tls_untrusted", 3);
     assert_eq!(pinger.metric(&pings("pong")), pongs);
     assert_eq!(pinger.metric(&pings("reset")), 0.0);
 }
@@ -137,6 +138,6 @@ fn does_not_reuse_a_connection_after_its_root_expired() {
     env.clock.advance(65 * MINUTE);
     pinger.wait_for_metric(&pings("tls_untrusted"), 1.0);
     let pongs = pinger.metric(&pings("pong"));
-    pinger.wait_for_further("tls_untrusted", 3);
+    wait_for_further(&pinger, "tls_untrusted", 3);
     assert_eq!(pinger.metric(&pings("pong")), pongs);
 }

@@ -9,7 +9,7 @@ use chassis::failure::FailureReason;
 use testkit::{Leaf, process::is_installed};
 use time::Duration as Validity;
 
-use crate::support::{Env, expiration, pings};
+use crate::support::{Env, expiration, pings, wait_for_further};
 
 #[test]
 fn promtool_accepts_the_metrics() {
@@ -60,7 +60,7 @@ fn the_expiry_of_pongers_certificate_stays_known_and_is_warned_about_once() {
     env.issue_ponger(&Leaf::ponger("test").valid(-Validity::HOUR, Validity::minutes(10)));
     let ponger = env.start_ponger(&env.ponger_config());
     let pinger = env.start_pinger(&env.pinger_config(ponger.address));
-    pinger.wait_for_further("pong", 3);
+    wait_for_further(&pinger, "pong", 3);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let expiry = pinger.metric(&expiration("peer"));
     // This test cannot last for ten minutes.
@@ -69,7 +69,7 @@ fn the_expiry_of_pongers_certificate_stays_known_and_is_warned_about_once() {
     assert!(pinger.metric(&expiration("roots")) > expiry);
     let line = pinger.wait_for("Certificate expires soon");
     assert!(line.contains(" WARN ") && line.contains("certificate=\"ponger\""), "{line}");
-    ponger.stop();
+    ponger.stop().unwrap();
     pinger.wait_for_metric(&pings("connect_refused"), 1.0);
     assert_eq!(pinger.metric(&expiration("peer")), expiry);
     assert_eq!(pinger.count("Certificate expires soon"), 1);

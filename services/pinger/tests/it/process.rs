@@ -137,7 +137,7 @@ fn fails_if_one_of_a_number_of_pings_was_lost() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
     assert!(text.lines().last().unwrap().contains("2 pings, 2 pongs, 0 lost; median "), "{text}");
-    ponger.stop();
+    ponger.stop().unwrap();
     let output = run();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(stdout(&output).contains("2 pings, 0 pongs, 2 lost (connect_refused 2)"), "{output:?}");
@@ -159,7 +159,7 @@ fn stops_with_a_summary_after_either_signal() {
 }
 
 #[test]
-fn looks_at_its_certificates_after_sighup() {
+fn reloads_its_certificates_after_sighup() {
     let env = Env::new();
     let ponger = env.start_ponger(&env.ponger_config());
     let config = write_config(&env, ponger.address, "identity: {pollInterval: 1h}\n");

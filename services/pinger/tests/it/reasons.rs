@@ -15,7 +15,9 @@ use rustix::{
 use testkit::{Ca, Issued, Leaf, PATIENCE};
 use time::Duration as Validity;
 
-use crate::support::{Env, PONGER_ID, TlsStream, accept, ms, respond, server_tls, until_closed};
+use crate::support::{
+    Env, PONGER_ID, TlsStream, accept, ms, respond, server_tls, until_closed, wait_for_further,
+};
 
 /// A port that is bound, so that no other process listens on it.
 fn bind() -> (OwnedFd, SocketAddr) {
@@ -33,6 +35,7 @@ fn socket(flags: SocketFlags) -> OwnedFd {
 fn lose_ping(env: &Env, mut config: pinger::Config) -> String {
     config.count = 1;
     let (summary, log) = env.start_pinger(&config).wait_with_log();
+    let summary = summary.unwrap();
     assert_eq!((summary.pings(), summary.lost()), (1, 1), "{summary}");
     let line = log.into_iter().find(|line| line.contains("Lost ping")).unwrap();
     assert!(line.contains(" WARN ") && line.contains("cause=\""), "{line}");
@@ -79,7 +82,7 @@ fn skips_interim_responses() {
         let _ = stream.write_all(format!("{hints}{hints}{pong}").as_bytes());
     });
     let pinger = env.start_pinger(&env.pinger_config(address));
-    pinger.wait_for_further("pong", 2);
+    wait_for_further(&pinger, "pong", 2);
 }
 
 #[test]

@@ -3,17 +3,16 @@
 use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
 };
 
 use chassis::tls::server::ClientAuth;
-use pinger::{
-    config::ProbeCredential::{self, InvalidSignature, NoCertificate},
-    record::Summary,
-};
+use pinger::config::ProbeCredential::{self, InvalidSignature, NoCertificate};
 use testkit::{Ca, Leaf};
 
-use crate::support::{Env, Service, accept, ms, pong_forever, server_tls, until_closed};
+use crate::support::{
+    Env, Pinger, Ponger, accept, ms, pong_forever, server_tls, until_closed, wait_for_further,
+};
 
 const FAILED: &str = "Rejection probe failed: ponger accepted an untrusted client";
 
@@ -30,7 +29,7 @@ fn probes(credential: ProbeCredential, result: &str) -> String {
 }
 
 /// Waits for several probes with `result`, and checks that there were none with the others.
-fn check_all(pinger: &Service<Summary>, credentials: &[ProbeCredential], result: &str) {
+fn check_all(pinger: &Pinger, credentials: &[ProbeCredential], result: &str) {
     for credential in credentials {
         pinger.wait_for_metric(&probes(*credential, result), 3.0);
         for other in ["rejected", "accepted", "inconclusive"] {
@@ -41,7 +40,7 @@ fn check_all(pinger: &Service<Summary>, credentials: &[ProbeCredential], result:
 }
 
 /// ponger without client authentication.
-fn accepting_ponger(env: &Env) -> Service<()> {
+fn accepting_ponger(env: &Env) -> Ponger {
     let mut config = env.ponger_config();
     config.service.client_ca = None;
     config.service.allowed_clients.clear();
@@ -54,11 +53,11 @@ fn ponger_rejects_both_credentials() {
     let ponger = env.start_ponger(&env.ponger_config());
     let pinger = env.start_pinger(&probing(&env, ponger.address));
     check_all(&pinger, &ProbeCredential::ALL, "rejected");
-    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    assert_eq!(pinger.wait_for_readiness(200), "ready\n");
     assert_eq!(pinger.count(FAILED), 0);
     // Probes are not pings, and are not what is measured of them.
     assert_eq!(pinger.metric("tls_handshake_failures_total{reason=\"tls_refused_by_peer\"}"), 0.0);
-    assert_eq!(pinger.stop().lost(), 0);
+    assert_eq!(pinger.stop().unwrap().lost(), 0);
 }
 
 #[test]
@@ -80,12 +79,12 @@ fn reports_a_ponger_that_accepts_untrusted_clients() {
     let ponger = accepting_ponger(&env);
     let pinger = env.start_pinger(&probing(&env, ponger.address));
     let reason = "not ready: ponger accepted an untrusted client\n";
-    assert_eq!(pinger.wait_for_readyz(503), reason);
+    assert_eq!(pinger.wait_for_readiness(503), reason);
     check_all(&pinger, &ProbeCredential::ALL, "accepted");
     let line = pinger.wait_for(FAILED);
     assert!(line.contains("ERROR") && line.contains("credential=\"no_certificate\""), "{line}");
     // It pings on.
-    pinger.wait_for_further("pong", 1);
+    wait_for_further(&pinger, "pong", 1);
 }
 
 #[test]
@@ -96,7 +95,7 @@ fn stays_ready_unless_configured_otherwise() {
     config.rejection_probe.not_ready = false;
     let pinger = env.start_pinger(&config);
     check_all(&pinger, &ProbeCredential::ALL, "accepted");
-    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    assert_eq!(pinger.wait_for_readiness(200), "ready\n");
 }
 
 #[test]
@@ -111,9 +110,9 @@ fn is_ready_again_once_ponger_rejects_again() {
         pong_forever(&tls, tcp);
     });
     let pinger = env.start_pinger(&probing(&env, address));
-    pinger.wait_for_readyz(503);
+    pinger.wait_for_readiness(503);
     *tls.lock().unwrap() = strict;
-    pinger.wait_for_readyz(200);
+    pinger.wait_for_readiness(200);
     for credential in ProbeCredential::ALL {
         assert!(pinger.metric(&probes(credential, "accepted")) > 0.0);
         assert!(pinger.metric(&probes(credential, "rejected")) > 0.0);
@@ -124,7 +123,7 @@ fn is_ready_again_once_ponger_rejects_again() {
 fn check_inconclusive(env: &Env, behave: impl Fn(TcpStream) + Send + Sync + 'static) {
     let pinger = env.start_pinger(&probing(env, env.serve(behave)));
     check_all(&pinger, &ProbeCredential::ALL, "inconclusive");
-    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
+    assert_eq!(pinger.wait_for_readiness(200), "ready\n");
     let line = pinger.wait_for("Rejection probe inconclusive");
     assert!(line.contains(" WARN ") && line.contains("reason=\""), "{line}");
 }
@@ -202,11 +201,18 @@ fn probes_only_the_configured_credentials() {
 #[test]
 fn a_probe_under_way_does_not_delay_the_end() {
     let env = Env::new();
-    let mut config = probing(&env, env.serve(|mut tcp| until_closed(&mut tcp)));
+    let (connected, connections) = mpsc::channel();
+    let address = env.serve(move |mut tcp| {
+        let _ = connected.send(());
+        until_closed(&mut tcp);
+    });
+    let mut config = probing(&env, address);
     config.drain_timeout = ms(0);
     let pinger = env.start_pinger(&config);
-    // Both the ping and the probe wait for the server, longer than this test may take.
-    pinger.wait_for("Sent ping");
-    let summary = pinger.stop();
+    // The ping and the probe, which wait for the server longer than this test may take.
+    for _ in 0..2 {
+        connections.recv().unwrap();
+    }
+    let summary = pinger.stop().unwrap();
     assert_eq!((summary.pings(), summary.pongs()), (1, 0), "{summary}");
 }

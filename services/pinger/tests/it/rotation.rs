@@ -2,18 +2,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pinger::record::Summary;
 use testkit::{Ca, Issued, Leaf, client::TlsClient, wait_until};
 use time::Duration as Validity;
 
-use crate::support::{Env, Service, expiration, install, kind, ms, pings};
+use crate::support::{Env, Pinger, Ponger, expiration, install, kind, pings, wait_for_further};
 
 fn refreshes(unit: &str, result: &str) -> String {
     format!("identity_refreshes_total{{result=\"{result}\",unit=\"{unit}\"}}")
 }
 
 /// Waits until ponger presents `issued`.
-fn wait_until_presented(ponger: &Service<()>, issued: &Issued, roots: &str) {
+fn wait_until_presented(ponger: &Ponger, issued: &Issued, roots: &str) {
     let client = TlsClient::new(roots, None);
     wait_until("ponger presents its new certificate", || {
         let connection = client.connect(ponger.address).unwrap();
@@ -22,9 +21,9 @@ fn wait_until_presented(ponger: &Service<()>, issued: &Issued, roots: &str) {
 }
 
 /// Pings with what is in use now, then checks that none was lost.
-fn check_none_lost(pinger: Service<Summary>) {
-    pinger.wait_for_further("pong", 5);
-    let summary = pinger.stop();
+fn check_none_lost(pinger: Pinger) {
+    wait_for_further(&pinger, "pong", 5);
+    let summary = pinger.stop().unwrap();
     assert_eq!(summary.lost(), 0, "{summary}");
 }
 
@@ -87,7 +86,7 @@ fn loses_no_ping_while_roots_are_replaced_with_overlap() {
         // A reload is counted a moment before it takes effect.
         let new_client = TlsClient::new(&both_roots, Some(&new[1]));
         wait_until("ponger trusts the new root", || new_client.get(ponger.address, "/ping").ok());
-        pinger.wait_for_further("pong", 2);
+        wait_for_further(&pinger, "pong", 2);
         // The last certificate that ponger saw is an old one again.
         let old_client = TlsClient::new(&both_roots, Some(&old[1]));
         old_client.get(ponger.address, "/ping").unwrap();
@@ -114,25 +113,12 @@ fn keeps_its_certificate_while_a_reload_fails() {
     install(&env.pinger, &mismatched, env.ca.pem());
     pinger.wait_for_metric(&refreshes("certificate", "rejected"), 1.0);
     pinger.wait_for_value("identity_last_reload_successful{unit=\"certificate\"}", |ok| ok == 0.0);
-    pinger.wait_for_further("pong", 2);
-    let readyz = pinger.wait_for_readyz(200);
+    wait_for_further(&pinger, "pong", 2);
+    let readyz = pinger.wait_for_readiness(200);
     assert!(readyz.contains("warning: the certificate on disk is rejected"), "{readyz}");
     install(&env.pinger, &whole, env.ca.pem());
     pinger.wait_for_metric(&refreshes("certificate", "ok"), 1.0);
     pinger.wait_for_value("identity_last_reload_successful{unit=\"certificate\"}", |ok| ok == 1.0);
-    check_none_lost(pinger);
-}
-
-#[test]
-fn reloads_at_once_when_asked_to() {
-    let env = Env::new();
-    let ponger = env.start_ponger(&env.ponger_config());
-    let mut config = env.pinger_config(ponger.address);
-    config.identity.poll_interval = ms(3_600_000);
-    let pinger = env.start_pinger(&config);
-    env.issue_pinger(&Leaf::pinger("test"));
-    pinger.signals.reload();
-    pinger.wait_for_metric(&refreshes("certificate", "ok"), 1.0);
     check_none_lost(pinger);
 }
 
@@ -148,16 +134,16 @@ fn expired_certificates_are_reported_and_their_successors_used() {
     env.clock.advance(2 * hour);
     pinger.wait_for_metric(&pings("tls_expired"), 1.0);
     env.issue_ponger(&day(Leaf::ponger("test")));
-    pinger.wait_for_further("pong", 1);
+    wait_for_further(&pinger, "pong", 1);
 
     env.issue_pinger(&Leaf::pinger("test").valid(-Validity::MINUTE, Validity::hours(3)));
     pinger.wait_for_metric(&refreshes("certificate", "ok"), 1.0);
     env.clock.advance(2 * hour);
-    assert_eq!(pinger.wait_for_readyz(503), "not ready: own certificate has expired\n");
+    assert_eq!(pinger.wait_for_readiness(503), "not ready: own certificate has expired\n");
     pinger.wait_for_metric(&pings("tls_refused_by_peer"), 1.0);
     let line = pinger.wait_for("reason=\"tls_refused_by_peer\"");
     assert!(line.contains("certificate_expired"), "{line}");
     env.issue_pinger(&day(Leaf::pinger("test")));
-    assert_eq!(pinger.wait_for_readyz(200), "ready\n");
-    pinger.wait_for_further("pong", 1);
+    assert_eq!(pinger.wait_for_readiness(200), "ready\n");
+    wait_for_further(&pinger, "pong", 1);
 }

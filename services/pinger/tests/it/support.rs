@@ -1,13 +1,11 @@
 //! pinger and ponger, each on a thread of this process, and servers that follow a script.
 
 use std::{
-    cell::RefCell,
-    io::{self, Read as _, Write},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, Once,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -24,18 +22,16 @@ use rustls::{
     pki_types::CertificateDer, server::WebPkiClientVerifier, sign::SingleCertAndKey,
 };
 use tempfile::TempDir;
-use testkit::{
-    Ca, CertDir, Issued, Leaf, PATIENCE,
-    client::{Response, metric, plain_get},
-    clock::ManualClock,
-    wait_until,
-};
-use tracing_subscriber::{
-    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
-};
+use testkit::{Ca, CertDir, Issued, Leaf, PATIENCE, clock::ManualClock, in_process::ServiceThread};
 
 pub(crate) const PINGER_ID: &str = "spiffe://cluster.local/ns/test/sa/pinger";
 pub(crate) const PONGER_ID: &str = "spiffe://cluster.local/ns/test/sa/ponger";
+
+/// A ponger on a thread of this process.
+pub(crate) type Ponger = ServiceThread<SignalSender, anyhow::Result<()>>;
+
+/// A pinger on a thread of this process; its address is that of its admin listener.
+pub(crate) type Pinger = ServiceThread<SignalSender, anyhow::Result<Summary>>;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -52,6 +48,7 @@ pub(crate) struct Env {
 
 impl Env {
     pub(crate) fn new() -> Self {
+        testkit::log::capture(&["chassis", pinger::NAME]);
         let dir = tempfile::tempdir().unwrap();
         let (ca, clock) = (Ca::new("test"), ManualClock::new());
         let [ponger, pinger] =
@@ -128,23 +125,29 @@ impl Env {
         address
     }
 
-    pub(crate) fn start_ponger(&self, config: &ponger::Config) -> Service<()> {
+    pub(crate) fn start_ponger(&self, config: &ponger::Config) -> Ponger {
         let (config, clock) = (config.clone(), self.clock());
-        Service::start(1, move |started, signals| async move {
+        let (signals, receiver) = Signals::channel();
+        ServiceThread::start(signals, stop, move |started| {
             let ponger = ponger::Application::build_with_clock(&config, clock)?;
             started.send([ponger.address()?, ponger.admin_address()?])?;
-            ponger.run_until_stopped(signals).await
+            actix_rt::System::new().block_on(ponger.run_until_stopped(receiver))
         })
     }
 
-    pub(crate) fn start_pinger(&self, config: &pinger::Config) -> Service<Summary> {
+    pub(crate) fn start_pinger(&self, config: &pinger::Config) -> Pinger {
         let (config, clock) = (config.clone(), self.clock());
-        Service::start(2, move |started, signals| async move {
+        let (signals, receiver) = Signals::channel();
+        ServiceThread::start(signals, stop, move |started| {
             let pinger = pinger::Application::build_with_clock(&config, clock)?;
             started.send([pinger.admin_address()?; 2])?;
-            pinger.run_until_stopped(signals).await
+            actix_rt::System::new().block_on(pinger.run_until_stopped(receiver))
         })
     }
+}
+
+fn stop(signals: &SignalSender) {
+    signals.stop("SIGTERM");
 }
 
 /// Replaces a service's certificate, key and trust bundle at once.
@@ -157,121 +160,12 @@ pub(crate) fn ms(ms: u64) -> HumanDuration {
     HumanDuration(Duration::from_millis(ms))
 }
 
-/// A service on a thread of its own. It stops when it is dropped: no thread may use aws-lc while the
-/// process exits, since aws-lc aborts then.
-pub(crate) struct Service<T> {
-    /// Where it listens; pinger's admin listener.
-    pub(crate) address: SocketAddr,
-    admin: SocketAddr,
-    pub(crate) signals: SignalSender,
-    log: Log,
-    thread: Option<JoinHandle<anyhow::Result<T>>>,
-    /// How many signals stop it, whatever it waits for.
-    stop_signals: usize,
-}
-
-impl<T: Send + 'static> Service<T> {
-    fn start<R: Future<Output = anyhow::Result<T>> + 'static>(
-        stop_signals: usize,
-        run: impl FnOnce(mpsc::Sender<[SocketAddr; 2]>, Signals) -> R + Send + 'static,
-    ) -> Self {
-        let (signals, receiver) = Signals::channel();
-        let (sender, started) = mpsc::channel();
-        let log = Log::default();
-        let thread_log = log.clone();
-        let thread = thread::spawn(move || {
-            thread_log.capture_this_thread();
-            actix_rt::System::new().block_on(run(sender, receiver))
-        });
-        let Ok([address, admin]) = started.recv() else {
-            panic!("it does not start: {:?}", thread.join().unwrap().err());
-        };
-        Self { address, admin, signals, log, thread: Some(thread), stop_signals }
-    }
-
-    /// Waits until it has ended by itself.
-    pub(crate) fn wait(mut self) -> anyhow::Result<T> {
-        self.thread.take().unwrap().join().expect("no panic")
-    }
-
-    /// Stops it.
-    pub(crate) fn stop(self) -> T {
-        self.signals.stop("SIGTERM");
-        self.wait().unwrap()
-    }
-
-    pub(crate) fn admin_get(&self, path: &str) -> Response {
-        plain_get(self.admin, path).unwrap()
-    }
-
-    /// The value of a metric now; 0 if there is none.
-    pub(crate) fn metric(&self, name_and_labels: &str) -> f64 {
-        metric(&self.admin_get("/metrics").body, name_and_labels).unwrap_or(0.0)
-    }
-
-    /// Waits until a metric is at least `minimum`, and returns it.
-    #[track_caller]
-    pub(crate) fn wait_for_metric(&self, name_and_labels: &str, minimum: f64) -> f64 {
-        self.wait_for_value(name_and_labels, |value| value >= minimum)
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_value(
-        &self,
-        name_and_labels: &str,
-        accept: impl Fn(f64) -> bool,
-    ) -> f64 {
-        wait_until(name_and_labels, || Some(self.metric(name_and_labels)).filter(|it| accept(*it)))
-    }
-
-    /// Waits until `/readyz` has the status `status`, and returns its body.
-    #[track_caller]
-    pub(crate) fn wait_for_readyz(&self, status: u16) -> String {
-        wait_until("readiness", || {
-            Some(self.admin_get("/readyz")).filter(|response| response.status == status)
-        })
-        .body
-    }
-
-    /// Waits for a line in the log of its main thread.
-    #[track_caller]
-    pub(crate) fn wait_for(&self, part: &str) -> String {
-        wait_until(part, || self.log.lines().into_iter().find(|line| line.contains(part)))
-    }
-
-    /// How many lines in the log of its main thread contain `part`.
-    pub(crate) fn count(&self, part: &str) -> usize {
-        self.log.lines().iter().filter(|line| line.contains(part)).count()
-    }
-}
-
-impl<T> Drop for Service<T> {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            for _ in 0..self.stop_signals {
-                self.signals.stop("SIGTERM");
-            }
-            let ended = thread.join();
-            assert!(ended.is_ok() || thread::panicking(), "it has panicked");
-        }
-    }
-}
-
-impl Service<Summary> {
-    /// Waits for `count` further pings with `result`, after those in flight.
-    #[track_caller]
-    pub(crate) fn wait_for_further(&self, result: &str, count: u32) -> f64 {
-        let name = pings(result);
-        // One may have begun before this call.
-        let minimum = self.metric(&name) + 1.0 + f64::from(count);
-        self.wait_for_metric(&name, minimum)
-    }
-
-    /// Waits until it has ended, and returns its log as well.
-    pub(crate) fn wait_with_log(self) -> (Summary, Vec<String>) {
-        let log = self.log.clone();
-        (self.wait().unwrap(), log.lines())
-    }
+/// Waits for `count` further pings with `result`, after those in flight.
+#[track_caller]
+pub(crate) fn wait_for_further(pinger: &Pinger, result: &str, count: u32) {
+    let name = pings(result);
+    // One may have begun before this call.
+    pinger.wait_for_metric(&name, pinger.metric(&name) + 1.0 + f64::from(count));
 }
 
 /// The metric of pings with `result`.
@@ -287,49 +181,6 @@ pub(crate) fn kind(kind: &str) -> String {
 /// The metric of a certificate's expiry.
 pub(crate) fn expiration(role: &str) -> String {
     format!("identity_cert_expiration_timestamp_seconds{{role=\"{role}\"}}")
-}
-
-/// The lines that one thread logs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
-
-thread_local! {
-    static LOG: RefCell<Option<Log>> = const { RefCell::new(None) };
-}
-
-impl Log {
-    fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().lines().map(str::to_owned).collect()
-    }
-
-    /// Writes to it what this thread logs. Tests run in parallel, and there is one subscriber for all.
-    fn capture_this_thread(self) {
-        static INIT: Once = Once::new();
-        INIT.call_once(|| {
-            let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| ThreadLog);
-            let pinger = Targets::new().with_target("pinger", tracing::Level::DEBUG);
-            let pinger = pinger.with_target("chassis", tracing::Level::DEBUG);
-            tracing_subscriber::registry().with(lines).with(pinger).init();
-        });
-        LOG.set(Some(self));
-    }
-}
-
-struct ThreadLog;
-
-impl Write for ThreadLog {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        LOG.with_borrow(|log| {
-            if let Some(log) = log {
-                log.0.lock().unwrap().push_str(&String::from_utf8_lossy(line));
-            }
-        });
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A server that follows a script.

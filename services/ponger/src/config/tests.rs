@@ -2,19 +2,6 @@ use std::fs;
 
 use super::*;
 
-/// The original project's configuration, word for word.
-const ORIGINAL: &str = "\
-service:
-  port: 8080
-  # If the following are uncommented, then the server will operate over TLS
-  tlsCertificate: /app/certs/server.crt
-  tlsPrivateKey: /app/certs/server.key
-
-metrics:
-  port: 2112
-  endpoint: \"/metrics\"
-";
-
 fn load(text: &str) -> Result<Config, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.yaml");
@@ -24,7 +11,7 @@ fn load(text: &str) -> Result<Config, ConfigError> {
 
 #[test]
 fn accepts_configuration_of_the_original_project() {
-    let config = load(ORIGINAL).unwrap();
+    let config = load(testkit::original::PONGER_CONFIG).unwrap();
     assert_eq!(config.service.port, 8080);
     assert_eq!(config.service.tls_certificate, Some("/app/certs/server.crt".into()));
     assert_eq!((config.metrics.port, config.metrics.endpoint.as_str()), (2112, "/metrics"));

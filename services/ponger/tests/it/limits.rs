@@ -1,7 +1,7 @@
 //! Clients that are slow, broken or too many.
 
 use std::{
-    io::{self, BufReader, Read as _, Write},
+    io::{self, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -16,12 +16,13 @@ use testkit::{
     wait_until,
 };
 
-use crate::support::{Env, Ponger, connect_and_ping, ms, send_until_blocked, wait_for_close};
+use crate::support::{
+    Env, HALF_A_HEAD, PINGER, Ponger, connect_and_ping, ms, send_until_blocked, start,
+    wait_for_close, wait_for_connections,
+};
 
 /// Short, for clients that are too slow on purpose.
 const SHORT: u64 = 300;
-
-const HALF_A_HEAD: &[u8] = b"GET /ping HTTP/1.1\r\nHost: localhost\r\nX: ";
 
 fn short_timeouts(env: &Env) -> Ponger {
     env.start_with(|service| {
@@ -41,19 +42,14 @@ fn send_head(env: &Env, ponger: &Ponger, body: &str) -> TlsConnection {
     })
 }
 
-fn write(connection: &mut TlsConnection, bytes: &[u8]) -> io::Result<()> {
-    connection.write_all(bytes)?;
-    connection.flush()
-}
-
 /// Writes a byte now and then until ponger has closed the connection.
 #[track_caller]
-fn dribble(ponger: &Ponger, mut writer: impl Write) {
+fn dribble(ponger: &Ponger, mut connection: TlsConnection) {
     wait_until("the connection is closed", || {
-        let failed = writer.write_all(b"x").and_then(|()| writer.flush()).is_err();
+        let failed = connection.send(b"x").is_err();
         (failed || ponger.metric("ponger_connections") == 0.0).then_some(())
     });
-    ponger.wait_for_connections(0);
+    wait_for_connections(ponger, 0);
 }
 
 #[test]
@@ -69,7 +65,7 @@ fn closes_a_connection_without_a_handshake() {
         let _ = dribbling.write_all(b"x");
         (ponger.metric(timeouts) == 2.0).then_some(())
     });
-    ponger.wait_for_connections(0);
+    wait_for_connections(&ponger, 0);
     drop(silent);
 }
 
@@ -78,7 +74,7 @@ fn closes_a_connection_whose_first_head_is_slow() {
     let env = Env::new();
     let ponger = short_timeouts(&env);
     let mut connection = env.pinger().connect(ponger.address).unwrap();
-    let _ = write(&mut connection, HALF_A_HEAD);
+    let _ = connection.send(HALF_A_HEAD);
     dribble(&ponger, connection);
 }
 
@@ -87,7 +83,7 @@ fn closes_a_connection_whose_second_head_is_slow() {
     let env = Env::new();
     let ponger = short_timeouts(&env);
     let mut connection = connect_and_ping(&env.pinger(), ponger.address);
-    let _ = write(&mut connection, HALF_A_HEAD);
+    let _ = connection.send(HALF_A_HEAD);
     dribble(&ponger, connection);
 }
 
@@ -99,7 +95,7 @@ fn closes_a_connection_without_a_request() {
     if let Ok(response) = read_response(&mut connection) {
         assert_eq!(response.status, 408);
     }
-    ponger.wait_for_connections(0);
+    wait_for_connections(&ponger, 0);
 }
 
 #[test]
@@ -110,7 +106,7 @@ fn closes_an_idle_connection_and_not_early() {
     wait_for_close(connect_and_ping(&env.pinger(), ponger.address));
     // actix's clock ticks twice a second.
     assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
-    ponger.wait_for_connections(0);
+    wait_for_connections(&ponger, 0);
 }
 
 #[test]
@@ -133,7 +129,7 @@ fn closes_a_connection_whose_body_never_comes() {
     for ponger in [short_timeouts(&env), denying] {
         let bodies = ["Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"];
         let connections = bodies.map(|body| send_head(&env, &ponger, body));
-        ponger.wait_for_connections(0);
+        wait_for_connections(&ponger, 0);
         drop(connections);
     }
 }
@@ -144,14 +140,14 @@ fn closes_a_connection_whose_client_does_not_read() {
     let ponger = short_timeouts(&env);
     let mut connection = connect_and_ping(&env.pinger(), ponger.address);
     send_until_blocked(&mut connection);
-    ponger.wait_for_connections(0);
+    wait_for_connections(&ponger, 0);
     drop(connection);
 }
 
 #[test]
 fn answers_a_burst_that_is_read_late() {
     // Without TLS, whose client writes before it reads.
-    let ponger = Ponger::start(&Env::new().insecure_config());
+    let ponger = start(&Env::new().insecure_config());
     let mut stream = TcpStream::connect(ponger.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -173,14 +169,14 @@ fn answers_a_burst_that_is_read_late() {
     for _ in 0..100 {
         assert_eq!(read_response(&mut reader).unwrap().body, "pong");
     }
-    ponger.wait_for_connections(1);
+    wait_for_connections(&ponger, 1);
 }
 
 /// Sends `bytes`, and returns what comes until the connection is closed.
-fn send(env: &Env, ponger: &Ponger, bytes: &[u8]) -> String {
+fn send_and_read(env: &Env, ponger: &Ponger, bytes: &[u8]) -> String {
     let mut connection = env.pinger().connect(ponger.address).unwrap();
     // ponger may close the connection before everything is sent.
-    let _ = write(&mut connection, bytes);
+    let _ = connection.send(bytes);
     let mut response = Vec::new();
     let _ = connection.read_to_end(&mut response);
     String::from_utf8_lossy(&response).into_owned()
@@ -190,13 +186,13 @@ fn send(env: &Env, ponger: &Ponger, bytes: &[u8]) -> String {
 fn rejects_malformed_requests() {
     let env = Env::new();
     let ponger = env.start();
-    let response = send(&env, &ponger, b"garbage\r\n\r\n");
+    let response = send_and_read(&env, &ponger, b"garbage\r\n\r\n");
     assert!(response.starts_with("HTTP/1.1 400"), "{response}");
     // Both lengths at once: how requests are smuggled.
     let both = b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let response = send(&env, &ponger, both);
+    let response = send_and_read(&env, &ponger, both);
     assert!(response.matches("HTTP/1.1 200").count() <= 1, "{response}");
-    ponger.wait_for_connections(0);
+    wait_for_connections(&ponger, 0);
     connect_and_ping(&env.pinger(), ponger.address);
 }
 
@@ -206,10 +202,10 @@ fn rejects_heads_that_are_too_large() {
     let ponger = short_timeouts(&env);
     for size in [20 << 10, 1 << 20] {
         let request = request("/ping", "close").replace("localhost", &"x".repeat(size));
-        let response = send(&env, &ponger, request.as_bytes());
+        let response = send_and_read(&env, &ponger, request.as_bytes());
         assert!(!response.contains("HTTP/1.1 200"), "{size}: {response}");
     }
-    ponger.wait_for_connections(0);
+    wait_for_connections(&ponger, 0);
     connect_and_ping(&env.pinger(), ponger.address);
 }
 
@@ -218,7 +214,7 @@ fn rejects_connections_above_the_limit() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.max_connections = 5);
     let held: Vec<_> = (0..5).map(|_| TcpStream::connect(ponger.address).unwrap()).collect();
-    ponger.wait_for_connections(5);
+    wait_for_connections(&ponger, 5);
     for _ in 0..20 {
         let mut rejected = TcpStream::connect(ponger.address).unwrap();
         rejected.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -282,10 +278,7 @@ fn does_not_renegotiate() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    ponger.wait_for_metric(
-        "tls_peers_total{peer=\"spiffe://cluster.local/ns/test/sa/pinger\"}",
-        |count| count == 1.0,
-    );
+    ponger.wait_for_metric(&format!("tls_peers_total{{peer=\"{PINGER}\"}}"), 1.0);
     // To openssl, a line of `R` is an order to renegotiate.
     openssl.stdin.as_mut().unwrap().write_all(b"R\n").unwrap();
     let output = openssl.wait_with_output().unwrap();

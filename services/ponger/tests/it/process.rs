@@ -19,7 +19,9 @@ use testkit::{
 };
 use time::Duration;
 
-use crate::support::{Env, OTHER, PINGER, PROGRAM, connect_and_ping, ping, send_until_blocked};
+use crate::support::{
+    Env, HALF_A_HEAD, OTHER, PINGER, PROGRAM, connect_and_ping, ping, send_until_blocked,
+};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
@@ -124,8 +126,7 @@ fn a_second_signal_ends_it_at_once() {
     let mut ponger = env.spawn("  drainTimeout: 1h\n");
     // A request that is not finished holds up the drain.
     let mut stuck = connect_and_ping(&env.pinger(), ponger.address());
-    std::io::Write::write_all(&mut stuck, b"GET /ping HTTP/1.1\r\n").unwrap();
-    std::io::Write::flush(&mut stuck).unwrap();
+    stuck.send(HALF_A_HEAD).unwrap();
     ponger.signal(Signal::TERM);
     ponger.wait_for("Draining");
     // One that comes right after the first counts as the same, so it is repeated.
@@ -144,8 +145,7 @@ fn reports_connections_that_it_closes_after_the_drain_timeout() {
     let env = Env::new();
     let mut ponger = env.spawn("  drainTimeout: 300ms\n  requestTimeout: 1h\n");
     let mut stuck = connect_and_ping(&env.pinger(), ponger.address());
-    std::io::Write::write_all(&mut stuck, b"GET /ping HTTP/1.1\r\n").unwrap();
-    std::io::Write::flush(&mut stuck).unwrap();
+    stuck.send(HALF_A_HEAD).unwrap();
     assert!(ponger.stop().success());
     assert!(ponger.wait_for("Drain timeout exceeded").contains("connections=1"));
 }

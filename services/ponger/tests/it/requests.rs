@@ -12,7 +12,7 @@ use testkit::{
     client::{plain_get, read_response, request},
 };
 
-use crate::support::{Env, Ponger, ping};
+use crate::support::{Env, ping, start};
 
 #[test]
 fn answers_ping_with_pong_as_plain_text() {
@@ -33,7 +33,7 @@ fn answers_head_without_a_body() {
     let mut connection = env.pinger().connect(ponger.address).unwrap();
     let requests =
         request("/ping", "keep-alive").replace("GET", "HEAD") + &request("/ping", "close");
-    connection.write_all(requests.as_bytes()).unwrap();
+    connection.send(requests.as_bytes()).unwrap();
     let mut text = String::new();
     connection.read_to_string(&mut text).unwrap();
     // The second response follows the head of the first.
@@ -79,7 +79,7 @@ fn answers_pipelined_requests_in_order() {
         let requests: String =
             (0..1000).map(|number| request(&format!("/{round}/{number}"), "keep-alive")).collect();
         let requests = requests.replace("/7 HTTP", "/ping HTTP").replace("/0/ping", "/ping");
-        connection.write_all(requests.as_bytes()).unwrap();
+        connection.send(requests.as_bytes()).unwrap();
         for number in 0..1000 {
             let expected = if round == 0 && number == 7 { 200 } else { 404 };
             assert_eq!(read_response(&mut connection).unwrap().status, expected, "{number}");
@@ -94,8 +94,7 @@ fn reads_requests_in_many_pieces() {
     let mut connection = env.pinger().connect(ponger.address).unwrap();
     for size in [1, 2, 7, 50] {
         for piece in request("/ping", "keep-alive").repeat(3).as_bytes().chunks(size) {
-            connection.write_all(piece).unwrap();
-            connection.flush().unwrap();
+            connection.send(piece).unwrap();
             if size == 7 {
                 // So that ponger reads some of them one by one.
                 thread::sleep(Duration::from_millis(1));
@@ -161,7 +160,7 @@ fn plain_http_on_the_tls_port_gets_no_response() {
 
 #[test]
 fn serves_plain_http_where_configured() {
-    let ponger = Ponger::start(&Env::new().insecure_config());
+    let ponger = start(&Env::new().insecure_config());
     assert_eq!(plain_get(ponger.address, "/ping").unwrap().body, "pong");
     assert_eq!(ponger.metric("ponger_authz_total{decision=\"allowed\",reason=\"anonymous\"}"), 1.0);
     ponger.stop().unwrap();

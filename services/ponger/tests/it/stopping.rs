@@ -1,7 +1,6 @@
 //! The drain: what is under way is finished, and nothing delays the end for ever.
 
 use std::{
-    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
         Mutex,
@@ -16,10 +15,12 @@ use testkit::{
     wait_until,
 };
 
-use crate::support::{Env, Ponger, connect_and_ping, ms, send_until_blocked, wait_for_close};
+use crate::support::{
+    Env, HALF_A_HEAD, Ponger, connect_and_ping, ms, send_until_blocked, wait_for_close,
+    wait_for_connections,
+};
 
 const HOUR: HumanDuration = HumanDuration::seconds(3600);
-const HALF_A_HEAD: &[u8] = b"GET /ping HTTP/1.1\r\nHost: ";
 
 #[test]
 fn while_draining_it_is_alive_and_not_ready_and_closes_after_each_response() {
@@ -49,15 +50,14 @@ fn closes_idle_connections_and_answers_what_was_sent() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = HOUR);
     let idle = connect_and_ping(&env.pinger(), ponger.address);
-    let mut unused = env.pinger().connect(ponger.address).unwrap();
+    let unused = env.pinger().connect(ponger.address).unwrap();
     let mut busy = connect_and_ping(&env.pinger(), ponger.address);
-    busy.write_all(request("/ping", "keep-alive").as_bytes()).unwrap();
-    busy.flush().unwrap();
+    busy.send(request("/ping", "keep-alive").as_bytes()).unwrap();
     ponger.stop().unwrap();
     assert_eq!(read_response(&mut busy).unwrap().body, "pong");
     wait_for_close(busy);
     wait_for_close(idle);
-    let _ = unused.read(&mut [0]);
+    wait_for_close(unused);
 }
 
 #[test]
@@ -65,12 +65,11 @@ fn answers_a_request_that_is_half_sent() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = HOUR);
     let mut connection = connect_and_ping(&env.pinger(), ponger.address);
-    connection.write_all(HALF_A_HEAD).unwrap();
-    connection.flush().unwrap();
+    connection.send(HALF_A_HEAD).unwrap();
     let other = connect_and_ping(&env.pinger(), ponger.address);
     ponger.signals.stop("SIGTERM");
     wait_for_close(other);
-    connection.write_all(b"localhost\r\n\r\n").unwrap();
+    connection.send(b"localhost\r\n\r\n").unwrap();
     let response = read_response(&mut connection).unwrap();
     assert_eq!((response.status, response.header("connection")), (200, Some("close")));
     wait_for_close(connection);
@@ -82,8 +81,7 @@ fn a_request_that_is_never_finished_does_not_delay_the_stop_for_ever() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = ms(300));
     let mut stuck = connect_and_ping(&env.pinger(), ponger.address);
-    stuck.write_all(HALF_A_HEAD).unwrap();
-    stuck.flush().unwrap();
+    stuck.send(HALF_A_HEAD).unwrap();
     ponger.stop().unwrap();
 }
 
@@ -92,7 +90,7 @@ fn unfinished_handshakes_do_not_delay_the_stop() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = HOUR);
     let silent: Vec<_> = (0..10).map(|_| TcpStream::connect(ponger.address).unwrap()).collect();
-    ponger.wait_for_connections(10);
+    wait_for_connections(&ponger, 10);
     ponger.stop().unwrap();
     drop(silent);
 }
@@ -111,17 +109,16 @@ fn no_connection_is_reported_as_above_the_limit_while_draining() {
     let env = Env::new();
     let ponger = env.start_with(|service| service.drain_timeout = HOUR);
     let mut last = connect_and_ping(&env.pinger(), ponger.address);
-    last.write_all(HALF_A_HEAD).unwrap();
-    last.flush().unwrap();
+    last.send(HALF_A_HEAD).unwrap();
     ponger.signals.stop("SIGTERM");
     let mut late = Vec::new();
     while ponger.admin_get("/readyz").status == 200 {
         late.push(TcpStream::connect(ponger.address).unwrap());
     }
     late.push(TcpStream::connect(ponger.address).unwrap());
-    ponger.wait_for_connections(1);
+    wait_for_connections(&ponger, 1);
     assert_eq!(ponger.metric("ponger_connections_rejected_total"), 0.0);
-    last.write_all(b"localhost\r\n\r\n").unwrap();
+    last.send(b"localhost\r\n\r\n").unwrap();
     assert_eq!(read_response(&mut last).unwrap().status, 200);
     ponger.wait().unwrap();
 }

@@ -2,12 +2,11 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::Read as _,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::Command,
-    sync::mpsc,
-    thread::{self, JoinHandle},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,8 +20,9 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tempfile::TempDir;
 use testkit::{
     Ca, CertDir, Issued, Leaf,
-    client::{Response, TlsClient, TlsConnection, metric, plain_get, request},
+    client::{TlsClient, TlsConnection, request},
     clock::ManualClock,
+    in_process::ServiceThread,
     process::Service,
     wait_until,
 };
@@ -30,6 +30,9 @@ use testkit::{
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ponger");
 pub(crate) const PINGER: &str = "spiffe://cluster.local/ns/test/sa/pinger";
 pub(crate) const OTHER: &str = "spiffe://cluster.local/ns/test/sa/other";
+
+/// The first half of a request's head.
+pub(crate) const HALF_A_HEAD: &[u8] = b"GET /ping HTTP/1.1\r\nHost: ";
 
 /// A CA, and ponger's certificate and trust bundle on disk, each in a directory that is replaced
 /// atomically.
@@ -104,14 +107,14 @@ impl Env {
 
     /// A ponger in this process.
     pub(crate) fn start(&self) -> Ponger {
-        Ponger::start(&self.config())
+        start(&self.config())
     }
 
     /// A ponger in this process, after `change` to its configuration.
     pub(crate) fn start_with(&self, change: impl FnOnce(&mut ServiceConfig)) -> Ponger {
         let mut config = self.config();
         change(&mut config.service);
-        Ponger::start(&config)
+        start(&config)
     }
 
     /// Writes a configuration file for a process; `more` goes below `service`.
@@ -150,95 +153,34 @@ impl Env {
     }
 }
 
-/// A ponger on a thread of this process. Stopped when dropped.
-pub(crate) struct Ponger {
-    pub(crate) address: SocketAddr,
-    pub(crate) admin: SocketAddr,
-    pub(crate) signals: SignalSender,
-    thread: Option<JoinHandle<anyhow::Result<()>>>,
+/// A ponger on a thread of this process.
+pub(crate) type Ponger = ServiceThread<SignalSender, anyhow::Result<()>>;
+
+#[track_caller]
+pub(crate) fn start(config: &Config) -> Ponger {
+    start_by(config, Clock::system())
 }
 
-impl Ponger {
-    #[track_caller]
-    pub(crate) fn start(config: &Config) -> Self {
-        Self::start_by(config, Clock::system())
-    }
-
-    #[track_caller]
-    pub(crate) fn start_with_clock(config: &Config, clock: &ManualClock) -> Self {
-        Self::start_by(config, Clock::new(std::sync::Arc::new(clock.clone())))
-    }
-
-    #[track_caller]
-    fn start_by(config: &Config, clock: Clock) -> Self {
-        let config = config.clone();
-        let (signals, receiver) = Signals::channel();
-        let (addresses, bound) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            let application = Application::build_with_clock(&config, clock)?;
-            addresses.send((application.address()?, application.admin_address()?)).unwrap();
-            actix_rt::System::new().block_on(application.run_until_stopped(receiver))
-        });
-        match bound.recv() {
-            Ok((address, admin)) => Self { address, admin, signals, thread: Some(thread) },
-            Err(_) => panic!("ponger does not start: {:?}", thread.join()),
-        }
-    }
-
-    pub(crate) fn admin_get(&self, path: &str) -> Response {
-        // 408 where this machine was too slow to send the request.
-        wait_until("a response of the admin listener", || {
-            plain_get(self.admin, path).ok().filter(|response| response.status != 408)
-        })
-    }
-
-    /// The value of a metric now; 0 if it is absent.
-    pub(crate) fn metric(&self, name_and_labels: &str) -> f64 {
-        metric(&self.admin_get("/metrics").body, name_and_labels).unwrap_or(0.0)
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_metric(&self, name_and_labels: &str, enough: impl Fn(f64) -> bool) {
-        wait_until(name_and_labels, || enough(self.metric(name_and_labels)).then_some(()));
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_connections(&self, count: u32) {
-        self.wait_for_metric("ponger_connections", |open| open == f64::from(count));
-    }
-
-    /// Waits until `/readyz` responds with `status`; returns the body.
-    #[track_caller]
-    pub(crate) fn wait_for_readiness(&self, status: u16) -> String {
-        wait_until("readiness", || {
-            let response = self.admin_get("/readyz");
-            (response.status == status).then_some(response.body)
-        })
-    }
-
-    /// Waits until it has ended by itself; returns how.
-    #[track_caller]
-    pub(crate) fn wait(mut self) -> anyhow::Result<()> {
-        let thread = self.thread.take().unwrap();
-        wait_until("ponger ends", || thread.is_finished().then_some(()));
-        thread.join().unwrap()
-    }
-
-    /// Stops it, and returns how it ended.
-    #[track_caller]
-    pub(crate) fn stop(self) -> anyhow::Result<()> {
-        self.signals.stop("SIGTERM");
-        self.wait()
-    }
+#[track_caller]
+pub(crate) fn start_with_clock(config: &Config, clock: &ManualClock) -> Ponger {
+    start_by(config, Clock::new(Arc::new(clock.clone())))
 }
 
-impl Drop for Ponger {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.signals.stop("SIGTERM");
-            let _ = thread.join();
-        }
-    }
+#[track_caller]
+fn start_by(config: &Config, clock: Clock) -> Ponger {
+    let config = config.clone();
+    let (signals, receiver) = Signals::channel();
+    let stop = |signals: &SignalSender| signals.stop("SIGTERM");
+    ServiceThread::start(signals, stop, move |started| {
+        let application = Application::build_with_clock(&config, clock)?;
+        started.send([application.address()?, application.admin_address()?])?;
+        actix_rt::System::new().block_on(application.run_until_stopped(receiver))
+    })
+}
+
+#[track_caller]
+pub(crate) fn wait_for_connections(ponger: &Ponger, count: u32) {
+    ponger.wait_for_value("ponger_connections", |open| open == f64::from(count));
 }
 
 pub(crate) const fn ms(ms: u64) -> HumanDuration {
@@ -276,7 +218,7 @@ pub(crate) fn send_until_blocked(connection: &mut TlsConnection) {
     connection.tcp().set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let requests = request("/ping", "keep-alive").repeat(100);
     let mut sent = 0;
-    while connection.write_all(requests.as_bytes()).and_then(|()| connection.flush()).is_ok() {
+    while connection.send(requests.as_bytes()).is_ok() {
         sent += requests.len();
         assert!(sent < 256 << 20, "requests are read while no response is");
     }
