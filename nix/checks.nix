@@ -129,6 +129,28 @@ removeAttrs packages [ "default" ]
     touch $out
   '';
 
+  # `certs` killed between any two of its changes is finished by the next run.
+  certs =
+    pkgs.runCommand "check-certs"
+      {
+        nativeBuildInputs = [
+          pkgs.openssl
+          pkgs.python3
+        ];
+      }
+      ''
+        python3 ${
+          lib.fileset.toSource {
+            root = ./.;
+            fileset = lib.fileset.unions [
+              ./apps
+              ./tests/certs
+            ];
+          }
+        }/tests/certs
+        touch $out
+      '';
+
   # Two builds of the same source give the same bytes.
   reproducible = pkgs.runCommand "check-reproducible" { } (
     lib.concatMapStrings
