@@ -33,12 +33,11 @@ let
     ];
   };
 
-  # The same program, built a second time in another derivation.
-  again =
-    name:
-    packages.${name}.overrideAttrs {
-      name = "${name}-again";
-    };
+  # The same program, built a second time in another derivation, and so are its
+  # dependencies.
+  twice = drv: drv.overrideAttrs (old: { name = "${old.pname}-again"; });
+  depsAgain = twice packages.ponger.cargoArtifacts;
+  again = name: (twice packages.${name}).overrideAttrs { cargoArtifacts = depsAgain; };
 in
 # Every package and the dev shell, so that a broken one is noticed.
 removeAttrs packages [ "default" ]
@@ -151,7 +150,7 @@ removeAttrs packages [ "default" ]
         touch $out
       '';
 
-  # Two builds of the same source give the same bytes.
+  # Two builds of the same sources, dependencies included, give the same bytes.
   reproducible = pkgs.runCommand "check-reproducible" { } (
     lib.concatMapStrings
       (name: ''
