@@ -1,9 +1,9 @@
 # nix flake check: every package, and the checks on them. CI runs it; `.ci/run` is
 # the check for a machine without Nix. This one adds what takes Nix: hermetic
-# builds, the images, equal bytes when built again, the dev shell, statix and the
-# manifests' schemas. That one adds the README's own commands, a current advisory
-# database and the scenarios in a cluster.
-{
+# builds, the images, equal bytes when built again, the dev shell, statix, the
+# manifests' schemas and a cluster of virtual machines. That one adds the README's
+# own commands, a current advisory database and a cluster of containers.
+args@{
   inputs,
   lib,
   packages,
@@ -35,7 +35,11 @@ let
 
   # The same program, built a second time in another derivation, and so are its
   # dependencies.
-  twice = drv: drv.overrideAttrs (old: { name = "${old.pname}-again"; });
+  twice =
+    drv:
+    drv.overrideAttrs (old: {
+      name = "${old.pname}-again";
+    });
   depsAgain = twice packages.ponger.cargoArtifacts;
   again = name: (twice packages.${name}).overrideAttrs { cargoArtifacts = depsAgain; };
 in
@@ -162,4 +166,7 @@ removeAttrs packages [ "default" ]
       ]
     + "touch $out"
   );
+}
+// lib.optionalAttrs (system == "x86_64-linux") {
+  cluster = import ./cluster-test.nix args;
 }
