@@ -76,13 +76,13 @@ pkgs.testers.runNixOSTest {
 
 
     start_all()
-    machines = [server, agent1, agent2]
-    for machine in machines:
-        machine.wait_for_unit("k3s")
+    nodes = [server, agent1, agent2]
+    for node in nodes:
+        node.wait_for_unit("k3s")
         for image in "${toString (map (image: "${image.imageName}:${image.imageTag}") images)}".split():
-            machine.wait_until_succeeds(f"crictl inspecti docker.io/library/{image}")
-    for machine in machines:
-        kubectl_waits(f"wait --for=condition=Ready node/{machine.name}")
+            node.wait_until_succeeds(f"crictl inspecti docker.io/library/{image}")
+    for node in nodes:
+        kubectl_waits(f"wait --for=condition=Ready node/{node.name}")
     kubectl_waits("--namespace kube-system rollout status deployment/coredns")
 
     with subtest("cluster-up"):
