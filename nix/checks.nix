@@ -1,9 +1,9 @@
 # nix flake check: every package, and the checks on them. CI runs it; `.ci/run` is
 # the check for a machine without Nix. This one adds what takes Nix: hermetic
-# builds, the images, equal bytes when built again, the dev shell, statix and the
-# manifests' schemas. That one adds the README's own commands, a current advisory
-# database and the scenarios in a cluster.
-{
+# builds, the images, equal bytes when built again, the dev shell, statix, the
+# manifests' schemas and a cluster of virtual machines. That one adds the README's
+# own commands, a current advisory database and a cluster of containers.
+args@{
   inputs,
   lib,
   packages,
@@ -33,12 +33,15 @@ let
     ];
   };
 
-  # The same program, built a second time in another derivation.
-  again =
-    name:
-    packages.${name}.overrideAttrs {
-      name = "${name}-again";
-    };
+  # The same program, built a second time in another derivation, and so are its
+  # dependencies.
+  twice =
+    drv:
+    drv.overrideAttrs (old: {
+      name = "${old.pname}-again";
+    });
+  depsAgain = twice packages.ponger.cargoArtifacts;
+  again = name: (twice packages.${name}).overrideAttrs { cargoArtifacts = depsAgain; };
 in
 # Every package and the dev shell, so that a broken one is noticed.
 removeAttrs packages [ "default" ]
@@ -129,7 +132,29 @@ removeAttrs packages [ "default" ]
     touch $out
   '';
 
-  # Two builds of the same source give the same bytes.
+  # `certs` killed between any two of its changes is finished by the next run.
+  certs =
+    pkgs.runCommand "check-certs"
+      {
+        nativeBuildInputs = [
+          pkgs.openssl
+          pkgs.python3
+        ];
+      }
+      ''
+        python3 ${
+          lib.fileset.toSource {
+            root = ./.;
+            fileset = lib.fileset.unions [
+              ./apps
+              ./tests/certs
+            ];
+          }
+        }/tests/certs
+        touch $out
+      '';
+
+  # Two builds of the same sources, dependencies included, give the same bytes.
   reproducible = pkgs.runCommand "check-reproducible" { } (
     lib.concatMapStrings
       (name: ''
@@ -141,4 +166,7 @@ removeAttrs packages [ "default" ]
       ]
     + "touch $out"
   );
+}
+// lib.optionalAttrs (system == "x86_64-linux") {
+  cluster = import ./cluster-test.nix args;
 }

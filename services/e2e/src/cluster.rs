@@ -152,8 +152,9 @@ impl Cluster {
             manifests.with_context(|| format!("manifests {}", self.target.manifests.display()))?;
         // kustomize accepts no absolute path.
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        let kind = if dir.starts_with("components/") { "components" } else { "resources" };
         let dir = up.join(manifests.strip_prefix("/")?).join(dir);
-        let text = objects::kustomization(&dir, namespace, &self.target.images, env);
+        let text = objects::kustomization(kind, &dir, namespace, &self.target.images, env);
         fs::write(here.join("kustomization.yaml"), text.to_string())?;
         self.kubectl.apply_kustomization(&here.display().to_string()).await
     }

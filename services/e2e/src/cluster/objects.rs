@@ -60,8 +60,10 @@ pub fn trust_bundle(namespace: &str, bundle: &str) -> Value {
     })
 }
 
-/// Builds a kustomization of a directory of the manifests, with `images` and with `env` for pinger.
+/// Builds a kustomization of a directory of the manifests, one of its `resources` or `components`, with
+/// `images` and with `env` for pinger.
 pub fn kustomization(
+    kind: &str,
     dir: &Path,
     namespace: &str,
     images: &[(Service, String)],
@@ -81,7 +83,7 @@ pub fn kustomization(
         "spec": { "template": { "spec": { "containers": [{ "name": "pinger", "env": env }] } } },
     });
     json!({
-        "resources": [dir],
+        (kind): [dir],
         "namespace": namespace,
         "images": images,
         "labels": [{ "pairs": { LABEL: namespace }, "includeTemplates": true }],

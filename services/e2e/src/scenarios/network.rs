@@ -73,20 +73,19 @@ async fn check_flows(cluster: &Cluster, outside: &str, external_url: &str) -> Re
         flow("pinger-to-ponger-admin", own, "pinger", &ponger_admin, false),
         flow("pinger-to-api", own, "pinger", api, false),
         flow("pinger-to-outside", own, "pinger", external_url, false),
-        flow("monitoring-to-ponger-admin", "monitoring", "monitor", &ponger_admin, true),
-        flow("monitoring-to-ponger", "monitoring", "monitor", &direct, false),
+        flow("prometheus-to-ponger-admin", "monitoring", "prometheus", &ponger_admin, false),
+        flow("prometheus-to-ponger", "monitoring", "prometheus", &direct, false),
     ];
-    // A few at a time, for small nodes.
-    for some in flows.chunks(4) {
-        try_join_all(some.iter().map(async |flow| {
-            let (connected, last) = connects(cluster, flow).await?;
-            let Flow { name, url, allowed, .. } = flow;
-            let expected = if *allowed { "allowed" } else { "blocked" };
-            ensure!(connected == *allowed, "{name} to {url} should be {expected}: {last}");
-            Ok(())
-        }))
-        .await?;
-    }
+    check_all(cluster, &flows).await?;
+    // Whoever may create the namespace `monitoring` reaches nothing before its component is applied.
+    cluster.apply_folder("components/prometheus", own, &[]).await?;
+    let with_component = [
+        flow("prometheus-scrapes-ponger", "monitoring", "prometheus", &ponger_admin, true),
+        flow("prometheus-scrapes-pinger", "monitoring", "prometheus", &pinger_admin, true),
+        flow("prometheus-pings-ponger", "monitoring", "prometheus", &direct, false),
+        flow("other-scrapes-ponger", "monitoring", "other", &ponger_admin, false),
+    ];
+    check_all(cluster, &with_component).await?;
     let policies = cluster.run_kubectl(&["get", "networkpolicies", "-o", "name"]).await?;
     let [to_ponger, _, to_admin, ..] = &flows;
     let opened = async {
@@ -106,12 +105,28 @@ async fn check_flows(cluster: &Cluster, outside: &str, external_url: &str) -> Re
         met(!connected, last)
     })
     .await?;
-    let blocked = flows.iter().filter(|flow| !flow.allowed).count();
+    let flows = || flows.iter().chain(&with_component);
+    let blocked = flows().filter(|flow| !flow.allowed).count();
     Ok(format!(
         "{blocked} flows blocked, {} allowed; without the {} policies the blocked ones connect",
-        flows.len() - blocked,
+        flows().count() - blocked,
         policies.lines().count()
     ))
+}
+
+async fn check_all(cluster: &Cluster, flows: &[Flow<'_>]) -> Result<()> {
+    // A few at a time, for small nodes.
+    for some in flows.chunks(4) {
+        try_join_all(some.iter().map(async |flow| {
+            let (connected, last) = connects(cluster, flow).await?;
+            let Flow { name, url, allowed, .. } = flow;
+            let expected = if *allowed { "allowed" } else { "blocked" };
+            ensure!(connected == *allowed, "{name} to {url} should be {expected}: {last}");
+            Ok(())
+        }))
+        .await?;
+    }
+    Ok(())
 }
 
 /// Runs a pinger for a flow, and returns whether it connects and the outcome of its last ping: a
