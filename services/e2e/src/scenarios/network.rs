@@ -78,7 +78,7 @@ async fn check_flows(cluster: &Cluster, outside: &str, external_url: &str) -> Re
     ];
     check_all(cluster, &flows).await?;
     // Whoever may create the namespace `monitoring` reaches nothing before its component is applied.
-    cluster.apply_folder("components/prometheus", own, &[]).await?;
+    cluster.apply_directory("components/prometheus", own, &[]).await?;
     let with_component = [
         flow("prometheus-scrapes-ponger", "monitoring", "prometheus", &ponger_admin, true),
         flow("prometheus-scrapes-pinger", "monitoring", "prometheus", &pinger_admin, true),
