@@ -105,6 +105,8 @@ pub struct Trace {
     pub failed_attempts: Vec<String>,
     /// The first failure.
     pub failure: Option<Failure>,
+    /// Whether that was an alert about this end's certificate.
+    pub certificate_rejected: bool,
     began: Option<Instant>,
 }
 
@@ -308,7 +310,11 @@ impl Stream {
     }
 
     fn fail(&self, error: &io::Error) {
-        self.connector.0.trace.borrow_mut().fail(classify::from_io("ponger", error));
+        let mut trace = self.connector.0.trace.borrow_mut();
+        if trace.failure.is_none() {
+            trace.certificate_rejected = classify::is_certificate_rejection(error);
+            trace.fail(classify::from_io("ponger", error));
+        }
     }
 
     fn poll_raw_read(

@@ -68,7 +68,8 @@ impl ProbeResult {
     /// The result that a probe's outcome proves.
     ///
     /// A rejection counts only if it came from ponger: after a handshake in which its certificate was
-    /// verified. An alert or a reset before that may come from anyone.
+    /// verified. An alert or a reset before that may come from anyone. And it must be about the
+    /// certificate.
     pub fn from_outcome(outcome: &Outcome) -> Self {
         let handshake_done =
             outcome.trace.info.as_ref().is_some_and(|info| info.handshake.is_some());
@@ -76,7 +77,8 @@ impl ProbeResult {
             _ if !handshake_done => Self::Inconclusive,
             // Any response but 403 comes from behind the authorization.
             Ok(()) | Err(FailureReason::Status | FailureReason::Body) => Self::Accepted,
-            Err(FailureReason::TlsRefusedByPeer | FailureReason::Denied) => Self::Rejected,
+            Err(FailureReason::Denied) => Self::Rejected,
+            Err(_) if outcome.trace.certificate_rejected => Self::Rejected,
             Err(_) => Self::Inconclusive,
         }
     }

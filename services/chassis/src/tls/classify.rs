@@ -68,6 +68,25 @@ pub fn from_io(peer: &str, error: &io::Error) -> Failure {
     }
 }
 
+/// Whether `error` is an alert by which the peer rejects the certificate of this end, or that it
+/// presented none (RFC 8446, section 6.2).
+pub fn is_certificate_rejection(error: &io::Error) -> bool {
+    use AlertDescription as Alert;
+    let Some(Error::AlertReceived(alert)) = find_source::<Error>(error) else { return false };
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+            | Alert::CertificateRequired
+    )
+}
+
 fn protocol(peer: &str, error: &Error) -> String {
     match error {
         Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {

@@ -159,6 +159,21 @@ fn a_reset_after_the_handshake_is_inconclusive() {
 }
 
 #[test]
+fn an_alert_about_something_else_is_inconclusive() {
+    let env = Env::new();
+    let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
+    check_inconclusive(&env, move |tcp| {
+        let Some(mut stream) = accept(&tls, tcp) else { return };
+        // A record that was not encrypted with the connection's key: bad_record_mac.
+        let record = [&[23, 3, 3, 0, 32], &[0; 32][..]].concat();
+        stream.conn.read_tls(&mut &*record).unwrap();
+        stream.conn.process_new_packets().unwrap_err();
+        while stream.conn.wants_write() && stream.conn.write_tls(&mut stream.sock).is_ok() {}
+        until_closed(&mut stream.sock);
+    });
+}
+
+#[test]
 fn a_server_that_is_not_ponger_is_inconclusive() {
     let another = Ca::new("another");
     for (issuer, leaf) in [(&another, Leaf::ponger("test")), (&another, Leaf::ponger("another"))] {
