@@ -16,7 +16,10 @@ use actix_web::{
     Error, HttpMessage as _, HttpResponse,
     body::{BoxBody, EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{ConnectionType, StatusCode, header::ContentType},
+    http::{
+        ConnectionType, StatusCode,
+        header::{CONTENT_LENGTH, ContentType, TRANSFER_ENCODING},
+    },
     middleware::Next,
     web::Data,
 };
@@ -104,7 +107,9 @@ pub async fn authorize<B: MessageBody + 'static>(
     if revoked {
         request.extensions_mut().insert(Revoked);
     }
-    let is_ping = routes::is_ping(request.path());
+    // As it is matched: with escapes decoded.
+    let is_ping = routes::is_ping(request.match_info().as_str());
+    let has_body = has_body(&request);
     let denied = denial.is_some();
     let mut response = match denial {
         None => next.call(request).await?.map_into_left_body(),
@@ -115,11 +120,18 @@ pub async fn authorize<B: MessageBody + 'static>(
             request.into_response(response).map_into_right_body()
         }
     };
-    if denied || authorizer.draining.load(Ordering::Acquire) {
+    // No handler reads a body, and what is left of it would be taken for the next request.
+    if denied || has_body || authorizer.draining.load(Ordering::Acquire) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     authorizer.record(is_ping, response.status(), start);
     Ok(response)
+}
+
+fn has_body(request: &ServiceRequest) -> bool {
+    let headers = request.headers();
+    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    length || headers.contains_key(TRANSFER_ENCODING)
 }
 
 fn missing_app_data(what: &str) -> Error {

@@ -16,9 +16,7 @@ use std::{
 };
 
 use chassis::tls::{
-    credentials::ConnectionCredentials,
-    handshake_info::HandshakeInfo,
-    peer_id::{PeerId, PeerIdError},
+    credentials::ConnectionCredentials, handshake_info::HandshakeInfo, peer_id::PeerId,
     server::ServerTls,
 };
 use futures_util::task::AtomicWaker;
@@ -43,8 +41,7 @@ const REVOKED_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// may be on its way.
 const SHUTDOWN_READ_GRACE: Duration = Duration::from_millis(200);
 
-/// How much is read before a response is written: it bounds the head of a request, and how many
-/// requests are accepted at once (pipelining).
+/// How much is read before a response is written, in bytes: it bounds the head of a request.
 pub const MAX_UNANSWERED_BYTES: usize = 16 * 1024;
 
 /// The other end of a connection. Handlers get it by `request.conn_data::<Rc<Peer>>()`.
@@ -54,8 +51,9 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// What the handshake negotiated; `None` without TLS.
     pub handshake: Option<HandshakeInfo>,
-    /// The IDs in the client's certificate; `None` without a certificate.
-    pub ids: Option<Result<Vec<PeerId>, PeerIdError>>,
+    /// The first ID in the client's certificate, whether it is allowed or not; `None` without one. The
+    /// others are not kept: a certificate may have thousands of names.
+    pub id: Option<PeerId>,
     /// Whether its requests are allowed.
     pub decision: Decision,
     /// The certificates of both ends; `None` without TLS.
@@ -69,18 +67,13 @@ impl Peer {
         self.credentials.as_ref().is_none_or(ConnectionCredentials::is_valid)
     }
 
-    /// The ID in the client's certificate, whether it is allowed or not.
-    pub fn id(&self) -> Option<&PeerId> {
-        self.ids.as_ref()?.as_ref().ok()?.first()
-    }
-
     async fn until_revoked(&self) {
         match &self.credentials {
             Some(credentials) => credentials.until_revoked().await,
             None => std::future::pending().await,
         }
         tracing::info!(
-            peer = self.id().map(PeerId::as_str),
+            peer = self.id.as_ref().map(PeerId::as_str),
             "Closing connection: peer credentials are no longer valid"
         );
     }
@@ -113,6 +106,12 @@ pub struct ServerIo {
     in_request: bool,
     /// How many bytes that was.
     unanswered: usize,
+    /// Whether a whole head was, so that the next request waits for the response. actix would accept as
+    /// many requests as it can read, and needs some 6 KiB for each.
+    head_passed: bool,
+    head_end: HeadEnd,
+    /// What was read behind the end of a head.
+    next_request: Vec<u8>,
     /// Whether the peer does not read what was last written to it.
     write_blocked: bool,
     /// Whether reading waits for a write.
@@ -154,6 +153,9 @@ impl ServerIo {
             shutdown_grace: None,
             in_request: false,
             unanswered: 0,
+            head_passed: false,
+            head_end: HeadEnd::default(),
+            next_request: Vec::new(),
             write_blocked: false,
             read_waits: false,
             limits,
@@ -178,6 +180,35 @@ impl ServerIo {
         Ok(())
     }
 
+    /// Reads at most to the end of a head.
+    fn poll_read_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = if self.next_request.is_empty() {
+            match &mut self.stream {
+                Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+                Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            }
+        } else {
+            let length = self.next_request.len().min(buffer.remaining());
+            buffer.put_slice(&self.next_request[..length]);
+            self.next_request.drain(..length);
+            Poll::Ready(Ok(()))
+        };
+        if let Some(end) = self.head_end.find(&buffer.filled()[before..]) {
+            self.head_passed = true;
+            self.next_request.splice(..0, buffer.filled()[before + end..].iter().copied());
+            buffer.set_filled(before + end);
+        }
+        if self.next_request.is_empty() {
+            self.next_request = Vec::new();
+        }
+        read
+    }
+
     /// Records whether the peer reads what is written.
     fn note_written<T>(&mut self, cx: &Context<'_>, written: &Poll<io::Result<T>>) {
         self.write_blocked = written.is_pending();
@@ -194,20 +225,17 @@ impl AsyncRead for ServerIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let io = &mut *self;
+        let before = buffer.filled().len();
         io.check(cx)?;
         if io.closing == Some(CloseReason::Revoked) {
             return Poll::Ready(Ok(()));
         }
-        if io.write_blocked || io.unanswered >= MAX_UNANSWERED_BYTES {
+        if io.write_blocked || io.head_passed || io.unanswered >= MAX_UNANSWERED_BYTES {
             // A peer that does not read its responses may send no more requests.
             io.read_waits = true;
             return Poll::Pending;
         }
-        let before = buffer.filled().len();
-        let read = match &mut io.stream {
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-        };
+        let read = io.poll_read_request(cx, buffer);
         let count = buffer.filled().len() - before;
         if count > 0 {
             io.unanswered += count;
@@ -241,6 +269,7 @@ impl AsyncWrite for ServerIo {
         if matches!(written, Poll::Ready(Ok(1..))) && io.closing != Some(CloseReason::Revoked) {
             io.in_request = false;
             io.unanswered = 0;
+            io.head_passed = false;
             io.watchdog.set_deadline(Instant::now() + io.limits.idle + io.limits.request);
         }
         io.note_written(cx, &written);
@@ -265,6 +294,31 @@ impl AsyncWrite for ServerIo {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// Finds where the head of a request ends: at an empty line (RFC 9112, section 2.1).
+#[derive(Debug, Default)]
+struct HeadEnd {
+    /// Whether a line has ended, and the one after it is empty so far.
+    in_empty_line: bool,
+}
+
+impl HeadEnd {
+    /// Returns where, in the next `bytes` of the connection.
+    fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut end = 0;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            end += line.len();
+            let text = line.strip_suffix(b"\n");
+            let is_empty = self.in_empty_line && matches!(text.unwrap_or(line), b"" | b"\r");
+            if is_empty && text.is_some() {
+                self.in_empty_line = false;
+                return Some(end);
+            }
+            self.in_empty_line = is_empty || text.is_some();
+        }
+        None
     }
 }
 
@@ -328,5 +382,32 @@ impl Watchdog {
             Some(Poll::Ready(reason)) => Ok(Some(reason)),
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_end_of_a_head_however_it_is_split() {
+        for (head, rest) in [
+            ("GET /ping HTTP/1.1\r\nHost: a\r\n\r\n", "GET /"),
+            ("GET /ping HTTP/1.1\nHost: a\n\n", ""),
+            // One empty line may precede a request (RFC 9112, section 2.2).
+            ("\r\nGET /ping HTTP/1.1\r\n\r\n", "\r\n\r\n"),
+        ] {
+            let bytes = [head, rest].concat().into_bytes();
+            for split in 0..=head.len() {
+                let mut end = HeadEnd::default();
+                let first = end.find(&bytes[..split]);
+                let found = first.or_else(|| end.find(&bytes[split..]).map(|at| split + at));
+                assert_eq!(found, Some(head.len()), "{head:?} split at {split}");
+            }
+        }
+        let mut end = HeadEnd::default();
+        assert_eq!(end.find(b"GET /ping HTTP/1.1\r\nA: \r\r\n B:\r\n"), None);
+        assert_eq!(end.find(b"C: 1\r\n\r"), None);
+        assert_eq!(end.find(b"\nGET"), Some(1));
     }
 }

@@ -189,8 +189,7 @@ impl Server {
         let (stream, peer) = match &self.tls {
             None => {
                 let decision = self.policy.decide(None);
-                let peer =
-                    Peer { address, handshake: None, ids: None, decision, credentials: None };
+                let peer = Peer { address, handshake: None, id: None, decision, credentials: None };
                 (Stream::Plain(stream), peer)
             }
             Some(identity) => self.handshake(stream, address, identity).await?,
@@ -270,7 +269,7 @@ impl Server {
         let peer = Peer {
             address,
             handshake: Some(handshake),
-            ids,
+            id: ids.and_then(Result::ok).and_then(|ids| ids.into_iter().next()),
             decision,
             credentials: Some(credentials),
         };

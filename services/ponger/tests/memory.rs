@@ -8,13 +8,22 @@ mod common;
 
 use std::{fs, io::Write as _, net::TcpStream, path::Path, thread};
 
+use chassis::bind::SOCKET_BUFFER_BYTES;
 use ponger::{connection::MAX_UNANSWERED_BYTES, handshake_stream::MAX_HANDSHAKE_BYTES};
+use socket2::SockRef;
 use testkit::{Leaf, client::TlsConnection};
 
 use common::PongerProcess;
 
 /// What the process needs itself, beside its connections.
 const PROCESS_BYTES: u64 = 10 << 20;
+
+/// What the kernel buffers for a connection at most, in both directions. It counts as memory of the
+/// container.
+const KERNEL_BYTES: u64 = 4 * SOCKET_BUFFER_BYTES as u64;
+
+/// The pages of the program that it works with; others can be given back at any time.
+const FILE_BYTES: u64 = 4 << 20;
 
 /// Each worker needs memory too, and there is one for each processor: the manifests' limit is compared
 /// as on a node with so many.
@@ -58,9 +67,10 @@ impl Limits {
         println!("{what}: {} KiB in all, {} KiB a connection", used >> 10, each >> 10);
         let processors = thread::available_parallelism().unwrap().get() as u64;
         let further_workers = processors.saturating_sub(NODE_PROCESSORS);
+        let kernel = u64::from(self.worst()) * KERNEL_BYTES;
         assert!(
-            used + PROCESS_BYTES <= self.memory + further_workers * WORKER_BYTES,
-            "{what}: {used} bytes for {} connections, of {}",
+            used + kernel + FILE_BYTES <= self.memory + further_workers * WORKER_BYTES,
+            "{what}: {used} bytes, and {kernel} of the kernel, for {} connections, of {}",
             self.worst(),
             self.memory
         );
@@ -126,5 +136,49 @@ fn the_memory_limit_holds_unauthorized_clients_with_large_chains_and_heads_on_ev
         })
         .collect();
     limits.check("half heads of unauthorized clients", &ponger);
+    drop(connections);
+}
+
+#[test]
+fn the_memory_limit_holds_clients_that_read_no_responses_on_every_connection() {
+    let limits = Limits::from_manifests();
+    let ponger = PongerProcess::start(limits.connections, "10m");
+    let client = ponger.client_with_leaf(&Leaf::pinger("test"));
+    let mut connections: Vec<TlsConnection> = (0..limits.worst())
+        .map(|_| {
+            let connection = client.connect(ponger.address).unwrap();
+            // So that little is buffered at this end.
+            let socket = SockRef::from(connection.tcp());
+            socket.set_send_buffer_size(16 * 1024).unwrap();
+            socket.set_recv_buffer_size(4 * 1024).unwrap();
+            connection.tcp().set_nonblocking(true).unwrap();
+            connection
+        })
+        .collect();
+    let requests = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
+    let mut written = vec![0; connections.len()];
+    // Several times: ponger goes on reading meanwhile, if it reads more than it should.
+    for _ in 0..5 {
+        for (connection, written) in connections.iter_mut().zip(&mut written) {
+            while let Ok(count @ 1..) = connection.write(&requests[*written..]) {
+                *written = (*written + count) % requests.len();
+            }
+        }
+        ponger.ping();
+    }
+    limits.check("unread responses", &ponger);
+    drop(connections);
+}
+
+#[test]
+fn the_memory_limit_holds_certificates_with_many_names_on_every_connection() {
+    let limits = Limits::from_manifests();
+    let ponger = PongerProcess::start(limits.connections, "10m");
+    // As many as fit into a chain that is accepted.
+    let leaf = (0..2800).fold(Leaf::new(), |leaf, n| leaf.dns(&format!("{n:x}")));
+    let client = ponger.client_with_leaf(&leaf);
+    let connections: Vec<TlsConnection> =
+        (0..limits.worst()).map(|_| client.connect(ponger.address).unwrap()).collect();
+    limits.check("certificates with many names", &ponger);
     drop(connections);
 }

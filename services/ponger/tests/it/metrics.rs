@@ -38,6 +38,14 @@ fn promtool_accepts_the_metrics() {
 }
 
 #[test]
+fn labels_the_route_by_the_decoded_path() {
+    let env = Env::new();
+    let ponger = env.start();
+    assert_eq!(env.pinger().get(ponger.address, "/%70ing?a").unwrap().body, "pong");
+    assert_eq!(ponger.metric("ponger_requests_total{code=\"200\",route=\"ping\"}"), 1.0);
+}
+
+#[test]
 fn no_client_can_add_a_series() {
     let env = Env::new();
     let ponger = env.start();

@@ -12,7 +12,7 @@ use testkit::{
     client::{plain_get, read_response, request},
 };
 
-use crate::support::{Env, ping, start};
+use crate::support::{Env, ping, start, wait_for_close};
 
 #[test]
 fn answers_ping_with_pong_as_plain_text() {
@@ -107,7 +107,7 @@ fn reads_requests_in_many_pieces() {
 }
 
 #[test]
-fn ignores_the_body_of_a_get() {
+fn ignores_the_body_of_a_get_and_closes() {
     let env = Env::new();
     let ponger = env.start();
     let head = "GET /ping HTTP/1.1\r\nHost: localhost\r\n";
@@ -117,9 +117,9 @@ fn ignores_the_body_of_a_get() {
         format!("Content-Length: 8000\r\n\r\n{}", "x".repeat(8000)),
     ] {
         let mut connection = env.pinger().connect(ponger.address).unwrap();
-        assert_eq!(connection.exchange(&format!("{head}{body}")).unwrap().body, "pong", "{body}");
-        // Whether the connection is kept depends on how the body arrived.
-        let _ = connection.get("/ping").inspect(|response| assert_eq!(response.body, "pong"));
+        let response = connection.exchange(&format!("{head}{body}")).unwrap();
+        assert_eq!((&*response.body, response.header("connection")), ("pong", Some("close")));
+        wait_for_close(connection);
     }
 }
 
