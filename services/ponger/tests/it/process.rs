@@ -122,7 +122,7 @@ fn ends_with_success_at_either_signal() {
 fn a_second_signal_ends_it_at_once() {
     let env = Env::new();
     let mut ponger = env.spawn("  drainTimeout: 1h\n");
-    // A request that is not finished holds up the drain.
+    // A request that is not finished delays the drain.
     let mut stuck = connect_and_ping(&env.pinger(), ponger.address());
     stuck.send(HALF_A_HEAD).unwrap();
     ponger.signal(Signal::TERM);
@@ -287,7 +287,7 @@ fn warns_that_tls_is_disabled() {
 }
 
 #[test]
-fn at_its_limit_of_descriptors_it_rejects_connections_and_recovers() {
+fn rejects_connections_at_the_descriptor_limit_and_recovers() {
     let env = Env::new();
     let config = env.write_config("  handshakeTimeout: 1h\n");
     // Each worker takes some.

@@ -1,4 +1,4 @@
-//! The drain: what is under way is finished, and nothing delays the end for ever.
+//! The drain: requests in flight are finished, and no client delays the stop for ever.
 
 use std::{
     net::{SocketAddr, TcpStream},
