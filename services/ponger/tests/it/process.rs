@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, kill_process};
 use testkit::{
     Ca, Issued, Leaf,
-    client::{TlsClient, metric, plain_get},
+    client::{TlsClient, metric, plain_get, read_response, request},
     original,
     process::{Service, Signal, is_installed, openssl, with_descriptors},
     wait_until,
@@ -20,7 +20,7 @@ use testkit::{
 use time::Duration;
 
 use crate::support::{
-    Env, HALF_A_HEAD, OTHER, PINGER, PROGRAM, connect_and_ping, ping, send_until_blocked,
+    Env, HALF_A_HEAD, OTHER, PINGER, PROGRAM, connect_and_ping, send_until_blocked,
 };
 
 fn run(arguments: &[&str]) -> Output {
@@ -258,9 +258,12 @@ fn keeps_serving_and_stops_while_nothing_reads_its_log() {
     // From here on the pipe fills, then the queue of lines.
     let dropped = || metric(&plain_get(admin, "/metrics").unwrap().body, "log_lines_dropped_total");
     let mut connection = env.pinger().connect(address).unwrap();
+    // As many at once as ponger reads before it responds.
+    let requests = request("/ping", "keep-alive").repeat(200);
     wait_until("dropped lines", || {
-        for _ in 0..500 {
-            ping(&mut connection);
+        connection.send(requests.as_bytes()).unwrap();
+        for _ in 0..200 {
+            assert_eq!(read_response(&mut connection).unwrap().body, "pong");
         }
         (dropped()? > 0.0).then_some(())
     });
