@@ -1,4 +1,4 @@
-//! pinger sends `GET /ping` after a random pause, for ever, and reports which phase failed.
+//! pinger repeatedly sends `GET /ping` after a random pause, and reports which phase failed.
 //!
 //! - [`config`]: configuration keys, and which of them conflict
 //! - [`startup`]: bind, reveal the port, run until asked to stop

@@ -1,4 +1,4 @@
-//! The memory limit of the manifests holds what their connection limit allows, whoever connects.
+//! The memory limit of the manifests suffices for their connection limit, whatever the clients send.
 //!
 //! In a binary of its own, since it opens hundreds of connections.
 
@@ -100,7 +100,7 @@ fn endless_client_hello() -> Vec<u8> {
 }
 
 #[test]
-fn the_memory_limit_holds_unfinished_handshakes_on_every_connection() {
+fn memory_limit_suffices_for_an_unfinished_handshake_on_every_connection() {
     let limits = Limits::from_manifests();
     let ponger = PongerProcess::start(limits.connections, "10m");
     let hello = endless_client_hello();
@@ -116,7 +116,7 @@ fn the_memory_limit_holds_unfinished_handshakes_on_every_connection() {
 }
 
 #[test]
-fn the_memory_limit_holds_unauthorized_clients_with_large_chains_and_heads_on_every_connection() {
+fn memory_limit_suffices_for_a_large_chain_and_half_a_head_on_every_connection() {
     let limits = Limits::from_manifests();
     let ponger = PongerProcess::start(limits.connections, "10m");
     // As large a chain as is accepted.

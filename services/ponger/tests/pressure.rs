@@ -20,7 +20,7 @@ use testkit::{
 
 use common::PongerProcess;
 
-/// How many connections this machine bears: each takes a descriptor here and one in ponger.
+/// How many connections this machine can open: each takes a descriptor here and one in ponger.
 fn capacity() -> usize {
     let limits = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
@@ -30,7 +30,7 @@ fn capacity() -> usize {
     usize::try_from(descriptors / 2).unwrap_or(usize::MAX).min(1000 * cores).min(4000)
 }
 
-/// What is kept open by clients that do not go on.
+/// Open connections of clients that send no more.
 #[derive(Default)]
 struct BadClients {
     tcp: Vec<TcpStream>,

@@ -78,7 +78,7 @@ mod tests {
 
         clock.set(UnixTime::since_unix_epoch(HOUR));
         let shown = shared.current_time().expect("a time").as_secs();
-        // A busy machine may take a while to look.
+        // A busy machine may take a while to get here.
         assert!((3600..7200).contains(&shown), "{shown}");
     }
 }

@@ -99,21 +99,32 @@ async fn end_when_the_root_expires() {
     revoked(&credentials).await;
 }
 
-/// By its own timer in the first half, and woken by the reloader in the second.
+/// The connection's clock is not the reloader's, which therefore notices nothing.
 #[tokio::test]
-async fn end_without_a_change_of_files() {
+async fn end_by_a_timer_with_the_certificate_that_expires_first() {
+    let root = Ca::new("a root");
+    for (own, peer) in [(lasting(), Leaf::ponger("a")), (Leaf::ponger("a"), lasting())] {
+        let running = Running::new(&own, root.pem());
+        let peer = root.issue(&peer);
+        let (current, watch) = (running.server.current(), running.server.watch.clone());
+        let own = current.own.as_ref().expect("a certificate").leaf.not_after;
+        let clock = TestClock::default();
+        clock.manual.set(own.min(not_after(&peer)));
+        let credentials =
+            ConnectionCredentials::new(&peer.chain_der(), &current, watch, clock.clock());
+        assert!(credentials.is_valid());
+        revoked(&credentials).await;
+    }
+}
+
+#[tokio::test]
+async fn end_when_the_clock_is_set_past_the_peers_certificate() {
     let root = Ca::new("a root");
     let running = Running::new(&lasting(), root.pem());
-    let peer = root.issue(&Leaf::ponger("a"));
-    let clock = TestClock::default();
-    clock.manual.set(not_after(&peer));
-    let server = &running.server;
-    let (current, watch) = (server.current(), server.watch.clone());
-    let own_clock = ConnectionCredentials::new(&peer.chain_der(), &current, watch, clock.clock());
-    revoked(&own_clock).await;
-
-    let credentials = credentials(&running, &peer.chain_der());
-    let advance = async { server.clock.manual.advance(Duration::from_secs(2 * 3600)) };
+    let credentials = credentials(&running, &root.issue(&Leaf::ponger("a")).chain_der());
+    // The reloader must have read the clock before.
+    running.server.wait_for_polls();
+    let advance = async { running.server.clock.manual.advance(Duration::from_secs(2 * 3600)) };
     tokio::join!(revoked(&credentials), advance);
 }
 

@@ -159,7 +159,7 @@ impl Server {
 
     /// Waits for several further polls of the files.
     #[track_caller]
-    fn wait_for_polls(&self) {
+    pub(crate) fn wait_for_polls(&self) {
         let before = self.clock.reads();
         wait_until("several polls", || (self.clock.reads() >= before + 25).then_some(()));
     }

@@ -13,7 +13,7 @@ use kube::{
     api::{ListParams, LogParams},
 };
 
-/// How often new pods are looked for, and interrupted log streams resumed.
+/// How often new pods are listed, and interrupted log streams resumed.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// The logs by pod.

@@ -111,7 +111,7 @@ pub(crate) async fn kill(cluster: &Cluster) -> Result<String> {
                     | "tls_timeout"
                     | "request_timeout"
             ),
-            "{reason} is no way to lose a ping to a killed pod: {stats}"
+            "{reason} is not a loss that a killed pod causes: {stats}"
         );
     }
     // The other ponger served the rest.

@@ -62,7 +62,7 @@ fn opens_a_connection_for_each_ping_without_keep_alive() {
 }
 
 #[test]
-fn does_not_take_a_closed_connection_for_the_reason_of_the_next_loss() {
+fn reports_the_new_connections_failure_and_not_that_the_kept_one_was_closed() {
     let env = Env::new();
     let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

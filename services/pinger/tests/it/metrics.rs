@@ -30,7 +30,7 @@ fn promtool_accepts_the_metrics() {
 }
 
 #[test]
-fn every_result_is_there_from_the_start() {
+fn every_result_has_a_series_from_the_start() {
     let env = Env::new();
     let mut config = env.pinger_config(([127, 0, 0, 1], 1).into());
     config.interval.0 = std::time::Duration::from_secs(365 * 24 * 3600);

@@ -252,7 +252,7 @@ fn accepts_the_original_configuration_and_certificate() {
 }
 
 #[test]
-fn rejects_a_limit_of_descriptors_that_is_too_low() {
+fn rejects_a_descriptor_limit_that_is_too_low() {
     let env = Env::new();
     let ponger = env.start_ponger(&env.ponger_config());
     let config = write_config(&env, ponger.address, "count: 1\n");

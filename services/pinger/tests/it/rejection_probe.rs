@@ -143,7 +143,7 @@ fn a_reset_before_the_handshake_is_complete_is_inconclusive() {
 }
 
 #[test]
-fn inconclusive_probes_become_an_error_in_the_long_run() {
+fn logs_an_error_after_many_inconclusive_probes() {
     let env = Env::new();
     let mut config = probing(&env, env.serve(drop));
     config.rejection_probe.interval = ms(1);

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, kill_process};
 use testkit::{
     Ca, Issued, Leaf,
-    client::{TlsClient, metric, plain_get},
+    client::{TlsClient, metric, plain_get, read_response, request},
     original,
     process::{Service, Signal, is_installed, openssl, with_descriptors},
     wait_until,
@@ -20,7 +20,7 @@ use testkit::{
 use time::Duration;
 
 use crate::support::{
-    Env, HALF_A_HEAD, OTHER, PINGER, PROGRAM, connect_and_ping, ping, send_until_blocked,
+    Env, HALF_A_HEAD, OTHER, PINGER, PROGRAM, connect_and_ping, send_until_blocked,
 };
 
 fn run(arguments: &[&str]) -> Output {
@@ -124,7 +124,7 @@ fn ends_with_success_at_either_signal() {
 fn a_second_signal_ends_it_at_once() {
     let env = Env::new();
     let mut ponger = env.spawn("  drainTimeout: 1h\n");
-    // A request that is not finished holds up the drain.
+    // A request that is not finished delays the drain.
     let mut stuck = connect_and_ping(&env.pinger(), ponger.address());
     stuck.send(HALF_A_HEAD).unwrap();
     ponger.signal(Signal::TERM);
@@ -260,9 +260,12 @@ fn keeps_serving_and_stops_while_nothing_reads_its_log() {
     // From here on the pipe fills, then the queue of lines.
     let dropped = || metric(&plain_get(admin, "/metrics").unwrap().body, "log_lines_dropped_total");
     let mut connection = env.pinger().connect(address).unwrap();
+    // As many at once as ponger reads before it responds.
+    let requests = request("/ping", "keep-alive").repeat(200);
     wait_until("dropped lines", || {
-        for _ in 0..500 {
-            ping(&mut connection);
+        connection.send(requests.as_bytes()).unwrap();
+        for _ in 0..200 {
+            assert_eq!(read_response(&mut connection).unwrap().body, "pong");
         }
         (dropped()? > 0.0).then_some(())
     });
@@ -289,7 +292,7 @@ fn warns_that_tls_is_disabled() {
 }
 
 #[test]
-fn at_its_limit_of_descriptors_it_rejects_connections_and_recovers() {
+fn rejects_connections_at_the_descriptor_limit_and_recovers() {
     let env = Env::new();
     let config = env.write_config("  handshakeTimeout: 1h\n");
     // Each worker takes some.

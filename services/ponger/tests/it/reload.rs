@@ -169,7 +169,7 @@ fn closes_connections_of_a_root_that_expires() {
     let short = Ca::valid("short", -Validity::HOUR, Validity::HOUR);
     env.trust(&[&env.ca, &short]);
     let ponger = start_with_clock(&env.config(), &clock);
-    // The leaf outlives its root, which verifiers of chains do not look at.
+    // The leaf outlives its root, which chain verifiers do not check.
     let leaf = Leaf::pinger("test").valid(-Validity::MINUTE, Validity::hours(12));
     let client = env.client(Some(&short.issue(&leaf)));
     let kept = connect_and_ping(&client, ponger.address);

@@ -74,7 +74,7 @@ fn names_file_and_cause_of_a_certificate_that_cannot_be_used() {
 }
 
 #[test]
-fn names_a_file_that_is_missing_or_no_file() {
+fn names_a_file_that_is_missing_or_not_a_regular_file() {
     let env = Env::new();
     let mut config = env.config();
     config.service.tls_certificate = Some(env.path("missing.crt"));

@@ -94,7 +94,7 @@ impl Env {
         config
     }
 
-    /// Plain HTTP for everyone.
+    /// Plain HTTP, for clients without a certificate.
     pub(crate) fn insecure_config(&self) -> Config {
         let mut config = self.config();
         config.insecure = true;
