@@ -18,6 +18,15 @@ pub struct Limits {
     pub connections: u32,
 }
 
+/// Each worker needs up to 512 KiB, and a container without a CPU limit sees all of its node's
+/// processors.
+const MAX_WORKERS: usize = 32;
+
+/// The number of threads that serve connections: one for each processor.
+pub fn worker_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS)
+}
+
 /// Descriptors that are not for connections: standard streams, listeners, the admin listener's
 /// connections, and a few for each worker.
 const RESERVED_DESCRIPTORS: u64 = 32;

@@ -44,7 +44,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     connection::{Peer, ServerIo, Stream},
     handshake_stream::HandshakeStream,
-    limits::{ConnectionPermit, Limits},
+    limits::{ConnectionPermit, Limits, worker_count},
     policy::Policy,
 };
 
@@ -138,6 +138,7 @@ impl Server {
         let server = Arc::clone(self);
         Ok(actix_server::Server::build()
             .disable_signals()
+            .workers(worker_count())
             // actix would leave the connections above its limit in the backlog; ours closes them.
             .max_concurrent_connections(usize::MAX >> 4)
             .listen(crate::NAME, listener, move || {

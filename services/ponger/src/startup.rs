@@ -31,7 +31,7 @@ use crate::{
     access_log::AccessLog,
     authz::{Authorizer, authorize},
     config::Config,
-    limits::{Limits, clamp_to_fd_limit},
+    limits::{Limits, clamp_to_fd_limit, worker_count},
     routes,
     server::Server,
 };
@@ -193,8 +193,7 @@ impl Application {
 fn limits(config: &Config) -> Limits {
     let service = &config.service;
     let fd_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let connections = clamp_to_fd_limit(service.max_connections, fd_limit, workers);
+    let connections = clamp_to_fd_limit(service.max_connections, fd_limit, worker_count());
     if connections < service.max_connections {
         tracing::warn!(
             limit = fd_limit,
