@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     net::{SocketAddr, TcpStream},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
@@ -169,15 +169,32 @@ fn sighup_does_not_end_it_while_it_starts() {
     for _ in 0..5 {
         let mut ponger = env.spawn("");
         // From the first moment at which the signal is handled, which is before it listens.
-        wait_until("a handler of SIGHUP", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", ponger.id())).unwrap();
-            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
-            (caught & 1 != 0).then_some(())
-        });
+        testkit::process::wait_until_handled(ponger.id(), Signal::HUP);
         ponger.signal(Signal::HUP);
         ponger.wait_for("TLS identity unchanged");
         assert!(ponger.stop().success());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_ends_it_while_its_start_hangs() {
+    use testkit::process::{full_pipe, wait_until_handled};
+
+    let env = Env::new();
+    let config = env.write_config("");
+    let (_unread, full) = full_pipe();
+    let config = config.to_str().unwrap();
+    for arguments in [&["--help"][..], &["--check-config", "-c", config]] {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).stdout(full.try_clone().unwrap()).stderr(Stdio::piped());
+        let mut ponger = command.spawn().unwrap();
+        wait_until_handled(ponger.id(), Signal::TERM);
+        kill_process(Pid::from_child(&ponger), Signal::TERM).unwrap();
+        let status = wait_until("the end", || ponger.try_wait().unwrap());
+        let text = io::read_to_string(ponger.stderr.unwrap()).unwrap();
+        assert_eq!(status.code(), Some(1), "{text}");
+        assert_eq!(text, "ponger: stopped by SIGTERM while it was starting\n");
     }
 }
 
