@@ -8,7 +8,7 @@ use chassis::{
     admin::Admin,
     metrics::Metrics,
     readiness::Readiness,
-    signals::Signals,
+    signals::{SecondSignal, Signals},
     telemetry,
     tls::{
         cert::Role,
@@ -164,7 +164,7 @@ async fn ping_until_stopped(
                 tracing::info!(signal, "Stopping: waiting for the ping in flight");
                 let outcome = tokio::select! {
                     outcome = timeout(config.drain_timeout.0, &mut ping) => outcome,
-                    signal = signals.stop() => bail!("stopped by a second {signal} with a ping in flight"),
+                    signal = signals.stop() => bail!(SecondSignal { signal, state: "with a ping in flight" }),
                 };
                 recorder.record(seq, &outcome.unwrap_or_else(|_| client.aborted(start)));
                 return Ok(());

@@ -16,7 +16,7 @@ use chassis::{
     bind::bind,
     metrics::Metrics,
     readiness::Readiness,
-    signals::Signals,
+    signals::{SecondSignal, Signals},
     telemetry,
     tls::{
         cert::Role,
@@ -175,7 +175,7 @@ impl Application {
         };
         let left = tokio::select! {
             left = drained => left,
-            signal = signals.stop() => bail!("stopped by a second {signal} without draining"),
+            signal = signals.stop() => bail!(SecondSignal { signal, state: "without draining" }),
         };
         server_handle.stop(false).await;
         admin_handle.stop(false).await;

@@ -7,6 +7,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Output, Stdio},
+    time::Instant,
 };
 
 use rustix::process::{Pid, kill_process};
@@ -138,6 +139,33 @@ fn a_second_signal_ends_it_at_once() {
         status
     });
     assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_second_signal_waits_for_no_output() {
+    use testkit::process::full_pipe;
+
+    let env = Env::new();
+    let config = env.write_config("  drainTimeout: 1h\n");
+    let (_unread, full) = full_pipe();
+    let mut command = Command::new(PROGRAM);
+    command.arg("-c").arg(config).stdout(Stdio::piped()).stderr(full);
+    let mut ponger = command.spawn().unwrap();
+    let mut log = BufReader::new(ponger.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = log.find(|line| line.contains("Listening")).unwrap();
+    let address = line.split_whitespace().find_map(|word| word.strip_prefix("address=")).unwrap();
+    let mut stuck = connect_and_ping(&env.pinger(), address.parse().unwrap());
+    stuck.send(HALF_A_HEAD).unwrap();
+    kill_process(Pid::from_child(&ponger), Signal::TERM).unwrap();
+    log.find(|line| line.contains("Draining")).unwrap();
+    let start = Instant::now();
+    let status = wait_until("the end", || {
+        kill_process(Pid::from_child(&ponger), Signal::TERM).unwrap();
+        ponger.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(1));
+    // After other errors, it waits at least that long for standard error to be read.
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
 }
 
 #[test]
