@@ -66,7 +66,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Returns `text` without PEM blocks and private keys: a key in place of its path must not be logged.
-fn without_keys(text: &str) -> String {
+pub(crate) fn without_keys(text: &str) -> String {
     let (mut kept, mut rest) = (String::new(), text);
     while let Some((range, what)) = find_key(rest) {
         kept = kept + &rest[..range.start] + what;

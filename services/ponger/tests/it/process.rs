@@ -51,6 +51,24 @@ fn prints_its_version_and_its_flags() {
 }
 
 #[test]
+fn never_prints_a_key_in_place_of_an_argument() {
+    let pem = Leaf::new().self_signed().key;
+    let base64: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
+    for (key, code) in [(&*pem, 2), (pem.trim(), 2), (&base64, 78)] {
+        for arguments in [&["-c", key][..], &["--config", key], &["--check-config", "-c", key]] {
+            let output = run(arguments);
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{text}");
+            assert!(text.contains(", not shown)") && !text.contains(&base64[40..48]), "{text}");
+        }
+        for argument in [key, &format!("--config={key}"), &format!("-c{key}"), &format!("-{key}")] {
+            let text = String::from_utf8(run(&[argument]).stderr).unwrap();
+            assert!(!text.is_empty() && !text.contains(&base64[40..48]), "{text}");
+        }
+    }
+}
+
+#[test]
 fn checks_a_configuration_with_its_certificates_and_binds_no_port() {
     let env = Env::new();
     let config = env.write_config("");
