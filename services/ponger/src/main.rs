@@ -31,6 +31,6 @@ fn start() -> anyhow::Result<Option<(Application, LogGuard)>> {
         cli.print_valid();
         return Ok(None);
     }
-    let log = telemetry::init(&config.log);
+    let log = telemetry::init(&config.log)?;
     Ok(Some((Application::build(&config)?, log)))
 }
