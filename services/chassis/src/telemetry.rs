@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write},
+    panic,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -121,7 +122,7 @@ impl Drop for LogGuard {
 }
 
 /// Begins to log to standard output, by a queue and a thread: whoever does not read the log must not
-/// stop the service. A second call in the same process changes nothing.
+/// stop the service. Panics are logged too. A second call in the same process changes nothing.
 ///
 /// # Errors
 /// When no further thread can be started.
@@ -150,8 +151,25 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
     };
-    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+    if tracing_subscriber::registry().with(lines).with(targets).try_init().is_ok() {
+        log_panics();
+    }
     Ok(LogGuard(queue))
+}
+
+/// Logs each panic, which otherwise goes to standard error alone: one in a thread or a task ends only
+/// that.
+fn log_panics() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        tracing::error!(
+            thread = thread::current().name(),
+            location = info.location().map(tracing::field::display),
+            cause = info.payload_as_str(),
+            "Thread panicked"
+        );
+        print(info);
+    }));
 }
 
 impl LogGuard {
@@ -242,5 +260,18 @@ mod tests {
         }
         queue.flush();
         assert_eq!(queue.counts.dropped.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn logs_panics_of_threads() {
+        testkit::log::capture(&["chassis"]);
+        log_panics();
+        let thread = thread::Builder::new().name("a-task".into());
+        thread.spawn(|| panic!("the cause")).unwrap().join().unwrap_err();
+        let log = testkit::log::lines("a-task");
+        let [line] = &log[..] else { panic!("one line: {log:?}") };
+        for part in ["ERROR", "thread=\"a-task\"", "telemetry.rs:", "cause=\"the cause\""] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
     }
 }
