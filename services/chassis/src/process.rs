@@ -1,9 +1,13 @@
-//! The life of a service's process.
+//! The life of a service's process and of the servers in it.
 
-use std::time::Duration;
+use std::{fmt, io, time::Duration};
 
-use anyhow::{Context as _, bail};
-use tokio::{task::spawn_blocking, time::timeout};
+use actix_web::dev::{Server, ServerHandle};
+use anyhow::{Context as _, anyhow, bail};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
 
 use crate::{error, signals::Signals};
 
@@ -49,9 +53,51 @@ async fn start_with_grace<T: Send + 'static>(
     }
 }
 
+/// A server that runs in a task.
+pub struct RunningServer {
+    name: &'static str,
+    handle: ServerHandle,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl fmt::Debug for RunningServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RunningServer").field(&self.name).finish()
+    }
+}
+
+impl RunningServer {
+    /// Runs `server`, which errors call `name`.
+    pub fn spawn(name: &'static str, server: Server) -> Self {
+        Self { name, handle: server.handle(), task: actix_rt::spawn(server) }
+    }
+
+    /// Waits until it has ended unasked, and returns why. Not to be called again after that.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        let error = match (&mut self.task).await {
+            Ok(Ok(())) => anyhow!("it ended by itself"),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        };
+        error.context(self.name)
+    }
+
+    /// Accepts no further connections.
+    pub async fn pause(&self) {
+        self.handle.pause().await;
+    }
+
+    /// Closes its connections and ends it.
+    pub async fn stop(&self) {
+        self.handle.stop(false).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+
+    use actix_web::{App, HttpServer};
 
     use super::*;
 
@@ -80,5 +126,28 @@ mod tests {
         assert_eq!(error, "stopped by SIGTERM while it was starting");
         // The runtime waits for the thread.
         drop(go_on);
+    }
+
+    #[test]
+    fn reports_why_a_server_has_ended() {
+        actix_rt::System::new().block_on(async {
+            let server = HttpServer::new(App::new).workers(1).disable_signals();
+            let server = server.bind(("127.0.0.1", 0)).unwrap().run();
+            let mut server = RunningServer::spawn("the listener", server);
+            assert!(timeout(Duration::from_millis(10), server.failed()).await.is_err());
+            server.stop().await;
+            let error = format!("{:#}", server.failed().await);
+            assert_eq!(error, "the listener: it ended by itself");
+
+            server.task = actix_rt::spawn(async { Err(io::ErrorKind::NotFound.into()) });
+            let error = format!("{:#}", server.failed().await);
+            assert_eq!(error, "the listener: entity not found");
+            server.task = actix_rt::spawn(async { panic!("the cause") });
+            let error = format!("{:#}", server.failed().await);
+            assert!(
+                error.starts_with("the listener: task ") && error.ends_with("\"the cause\""),
+                "{error}"
+            );
+        });
     }
 }
