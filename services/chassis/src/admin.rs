@@ -11,14 +11,20 @@ use std::{
 
 use actix_web::{
     App, FromRequest, Handler, HttpResponse, HttpServer, Resource,
-    dev::{Server, ServerHandle},
     http::{KeepAlive, header::ContentType},
     rt::net::TcpStream,
     web::{self, Data},
 };
+use anyhow::Context as _;
 use rustix::net::{Shutdown, shutdown};
 
-use crate::{bind::bind, config, error::ConfigError, metrics::Metrics, readiness::Readiness};
+use crate::{
+    bind::bind, config, error::ConfigError, metrics::Metrics, process::RunningServer,
+    readiness::Readiness,
+};
+
+/// What errors call it.
+const NAME: &str = "the admin listener";
 
 /// How long sent data may stay unacknowledged before the connection is closed.
 #[cfg(target_os = "linux")]
@@ -53,7 +59,7 @@ impl Admin {
         // Accepted connections inherit it. Other systems have no such option.
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&listener, TCP_USER_TIMEOUT_MS)
-            .map_err(|error| ConfigError::new("the admin listener", error))?;
+            .map_err(|error| ConfigError::new(NAME, error))?;
         let spare: Result<Vec<_>, _> = (0..DESCRIPTORS).map(|_| listener.try_clone()).collect();
         spare.map_err(|error| {
             ConfigError::new("the limit of open files", error)
@@ -70,14 +76,14 @@ impl Admin {
         self.listener.local_addr()
     }
 
-    /// Runs it until its handle stops it.
+    /// Runs it.
     ///
     /// # Errors
     /// When the listener cannot be used.
-    pub fn run(self) -> std::io::Result<ServerHandle> {
+    pub fn run(self) -> anyhow::Result<RunningServer> {
         let Self { listener, endpoint, metrics, readiness } = self;
         let open = Arc::<OpenConnections>::default();
-        let server: Server = HttpServer::new(move || {
+        let server = HttpServer::new(move || {
             App::new()
                 .app_data(Data::new(metrics.clone()))
                 .app_data(Data::new(readiness.clone()))
@@ -96,11 +102,9 @@ impl Admin {
         .keep_alive(KeepAlive::Disabled)
         .disable_signals()
         .shutdown_timeout(1)
-        .listen(listener)?
-        .run();
-        let handle = server.handle();
-        actix_rt::spawn(server);
-        Ok(handle)
+        .listen(listener)
+        .context(NAME)?;
+        Ok(RunningServer::spawn(NAME, server.run()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
-use crate::config::DEFAULT_FILE;
+use crate::{config::DEFAULT_FILE, error::without_keys};
 
 /// Command line of a service.
 #[derive(Clone, Debug, Parser)]
@@ -26,7 +26,8 @@ impl Cli {
             "Every configuration key can be set as an environment variable, such as {prefix}__METRICS__PORT.\n\
              Exit codes: 0 success, 1 runtime error, 2 usage error, 78 invalid configuration (EX_CONFIG)"
         ));
-        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let matches = command.try_get_matches();
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|e| exit(&e))
     }
 
     /// Prints what `--check-config` found to be valid.
@@ -36,4 +37,15 @@ impl Cli {
         let source = file.map_or("environment".into(), |file| file.display().to_string());
         println!("{source}: configuration, certificates and keys are valid");
     }
+}
+
+/// Prints help, version or a usage error, and exits. The argument in an error may be a private key.
+fn exit(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let shown = without_keys(&text);
+    if shown == text {
+        error.exit();
+    }
+    eprint!("{shown}");
+    std::process::exit(error.exit_code());
 }

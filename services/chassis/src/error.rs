@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use crate::signals::SecondSignal;
+
 /// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
 
@@ -64,7 +66,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Returns `text` without PEM blocks and private keys: a key in place of its path must not be logged.
-fn without_keys(text: &str) -> String {
+pub(crate) fn without_keys(text: &str) -> String {
     let (mut kept, mut rest) = (String::new(), text);
     while let Some((range, what)) = find_key(rest) {
         kept = kept + &rest[..range.start] + what;
@@ -107,8 +109,7 @@ fn begins_private_key(base64: &[u8]) -> bool {
 }
 
 /// Prints why `service` exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a [`ConfigError`],
-/// 1 for everything else. Waits at most ten seconds for standard error to be read: on a busy machine, a
-/// second may pass before the thread that writes gets its turn.
+/// 1 for everything else. Waits for standard error to be read, though not for long.
 pub fn exit_code(service: &str, error: &anyhow::Error) -> u8 {
     let line = format!("{service}: {error:#}");
     let (written, done) = std::sync::mpsc::channel();
@@ -116,8 +117,14 @@ pub fn exit_code(service: &str, error: &anyhow::Error) -> u8 {
         eprintln!("{line}");
         let _ = written.send(());
     });
-    let _ = done.recv_timeout(Duration::from_secs(10));
+    let _ = done.recv_timeout(write_timeout(error));
     if error.is::<ConfigError>() { EX_CONFIG } else { 1 }
+}
+
+/// How long standard error may take to be read. On a busy machine, a second may pass before the thread
+/// that writes gets its turn. A second signal asks to end at once, and the message says little more.
+fn write_timeout(error: &anyhow::Error) -> Duration {
+    if error.is::<SecondSignal>() { Duration::from_millis(100) } else { Duration::from_secs(10) }
 }
 
 #[cfg(test)]

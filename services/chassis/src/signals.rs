@@ -13,10 +13,22 @@ use crate::error::ConfigError;
 /// process and to its group.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(300);
 
+/// A second signal to stop came, so the service ends without what it still waited for.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by a second {signal} {state}")]
+pub struct SecondSignal {
+    /// The signal's name.
+    pub signal: &'static str,
+    /// What the service did not complete.
+    pub state: &'static str,
+}
+
 /// What a service is asked to do while it runs, by signals or by a [`SignalSender`].
 #[derive(Debug)]
 pub struct Signals {
     stops: UnboundedReceiver<&'static str>,
+    /// A request to stop that was seen, and not yet taken.
+    peeked: Option<&'static str>,
     reloads: UnboundedReceiver<()>,
 }
 
@@ -63,16 +75,26 @@ impl Signals {
     pub fn channel() -> (SignalSender, Self) {
         let ((stops, stop_receiver), (reloads, reload_receiver)) =
             (unbounded_channel(), unbounded_channel());
-        (SignalSender { stops, reloads }, Self { stops: stop_receiver, reloads: reload_receiver })
+        let signals = Self { stops: stop_receiver, peeked: None, reloads: reload_receiver };
+        (SignalSender { stops, reloads }, signals)
     }
 
     /// Waits for the next request to stop, and returns the signal's name. Without a sender, none
     /// comes any more.
     pub async fn stop(&mut self) -> &'static str {
-        match self.stops.recv().await {
-            Some(name) => name,
-            None => std::future::pending().await,
+        let name = self.peek_stop().await;
+        self.peeked = None;
+        name
+    }
+
+    /// As [`Signals::stop`], and leaves the request for the next call.
+    pub async fn peek_stop(&mut self) -> &'static str {
+        if let Some(name) = self.peeked {
+            return name;
         }
+        let Some(name) = self.stops.recv().await else { return std::future::pending().await };
+        self.peeked = Some(name);
+        name
     }
 
     /// Calls `reload` at each request to reload, also before it was called.
@@ -122,7 +144,9 @@ mod tests {
 
         let (sender, mut signals) = Signals::channel();
         sender.stop("a test");
-        assert_eq!(signals.stop().await, "a test");
+        sender.stop("another");
+        assert_eq!((signals.peek_stop().await, signals.peek_stop().await), ("a test", "a test"));
+        assert_eq!((signals.stop().await, signals.stop().await), ("a test", "another"));
     }
 
     #[test]

@@ -52,17 +52,7 @@ fn main() {
 async fn run() -> anyhow::Result<u8> {
     let mut signals = Signals::install()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let cli = Cli::parse();
-    let env = DemoEnv::create(cli.keep).context("the directory for the certificates")?;
-    let output = Output::init(cli.verbose);
-
-    let config = ponger::Config::load(Some(&env.ponger_config(cli.port)?))?;
-    let ponger =
-        ponger::Application::build(&config).with_context(|| format!("--port {}", cli.port))?;
-    let port = ponger.address()?.port();
-    let config = env.pinger_config(port, cli.interval, cli.count.unwrap_or(0))?;
-    let pinger = pinger::Application::build(&pinger::Config::load(Some(&config))?)?;
-    output.print(&env.introduction(port));
+    let Demo { env, output, ponger, pinger } = process::start(&mut signals, start).await?;
 
     let (stop_ponger, ponger_signals) = Signals::channel();
     let (stop_pinger, pinger_signals) = Signals::channel();
@@ -90,6 +80,29 @@ async fn run() -> anyhow::Result<u8> {
         output.print(&format!("Certificates and configurations stay in {}", dir.display()));
     }
     Ok(summary.exit_code())
+}
+
+/// Both services, bound and not yet running.
+struct Demo {
+    env: DemoEnv,
+    output: Output,
+    ponger: ponger::Application,
+    pinger: pinger::Application,
+}
+
+fn start() -> anyhow::Result<Demo> {
+    let cli = Cli::parse();
+    let env = DemoEnv::create(cli.keep).context("the directory for the certificates")?;
+    let output = Output::init(cli.verbose);
+
+    let config = ponger::Config::load(Some(&env.ponger_config(cli.port)?))?;
+    let ponger =
+        ponger::Application::build(&config).with_context(|| format!("--port {}", cli.port))?;
+    let port = ponger.address()?.port();
+    let config = env.pinger_config(port, cli.interval, cli.count.unwrap_or(0))?;
+    let pinger = pinger::Application::build(&pinger::Config::load(Some(&config))?)?;
+    output.print(&env.introduction(port));
+    Ok(Demo { env, output, ponger, pinger })
 }
 
 /// Stops ponger; a signal meanwhile ends its drain.

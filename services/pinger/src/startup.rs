@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, time::Instant};
 
 use actix_rt::time::{sleep, timeout};
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use chassis::{
     admin::Admin,
     metrics::Metrics,
     readiness::Readiness,
-    signals::Signals,
+    signals::{SecondSignal, Signals},
     telemetry,
     tls::{
         cert::Role,
@@ -101,11 +101,11 @@ impl Application {
     /// end within the drain timeout; a second signal ends at once.
     ///
     /// # Errors
-    /// When the admin listener cannot be used, or after a second signal.
+    /// When the admin listener cannot be used or ends by itself, or after a second signal.
     pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<Summary> {
         let Self { config, admin, readiness, reload, clients, mut recorder, probes, .. } = self;
         let admin_address = admin.address()?;
-        let admin = admin.run().context("the admin listener")?;
+        let mut admin = admin.run()?;
         if let Some(reload) = reload {
             signals.on_reload(move || reload.reload());
         } else {
@@ -117,7 +117,10 @@ impl Application {
         let settings = config.rejection_probe.clone();
         let probing = (!settings.interval.0.is_zero())
             .then(|| spawn_rejection_probes(clients.clone(), settings, probes, &readiness));
-        let pinging = ping_until_stopped(clients, &config, &mut recorder, &mut signals).await;
+        let pinging = tokio::select! {
+            ended = ping_until_stopped(clients, &config, &mut recorder, &mut signals) => ended,
+            error = admin.failed() => Err(error),
+        };
         if let Some(probing) = probing {
             probing.abort();
         }
@@ -125,7 +128,7 @@ impl Application {
         let summary = recorder.into_summary();
         tracing::info!("{summary}");
         readiness.set("draining", true);
-        admin.stop(false).await;
+        admin.stop().await;
         Ok(summary)
     }
 }
@@ -164,7 +167,7 @@ async fn ping_until_stopped(
                 tracing::info!(signal, "Stopping: waiting for the ping in flight");
                 let outcome = tokio::select! {
                     outcome = timeout(config.drain_timeout.0, &mut ping) => outcome,
-                    signal = signals.stop() => bail!("stopped by a second {signal} with a ping in flight"),
+                    signal = signals.stop() => bail!(SecondSignal { signal, state: "with a ping in flight" }),
                 };
                 recorder.record(seq, &outcome.unwrap_or_else(|_| client.aborted(start)));
                 return Ok(());

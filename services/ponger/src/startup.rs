@@ -15,8 +15,9 @@ use chassis::{
     admin::Admin,
     bind::bind,
     metrics::Metrics,
+    process::RunningServer,
     readiness::Readiness,
-    signals::Signals,
+    signals::{SecondSignal, Signals},
     telemetry,
     tls::{
         cert::Role,
@@ -35,6 +36,9 @@ use crate::{
     routes,
     server::Server,
 };
+
+/// What errors call ponger's listener.
+const LISTENER: &str = "the listener";
 
 /// ponger, bound and not yet running.
 #[derive(Debug)]
@@ -137,7 +141,7 @@ impl Application {
     /// at once.
     ///
     /// # Errors
-    /// When a listener cannot be used, or after a second signal.
+    /// When a listener cannot be used or ends by itself, or after a second signal.
     pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<()> {
         let (address, admin_address) = (self.address()?, self.admin_address()?);
         let tls = self.reload.is_some();
@@ -156,29 +160,32 @@ impl Application {
                     .wrap(TracingLogger::<AccessLog>::new())
                     .configure(routes::configure)
             })
-            .context("the listener")?;
-        let (server_handle, admin_handle) =
-            (server.handle(), self.admin.run().context("the admin listener")?);
-        actix_rt::spawn(server);
+            .context(LISTENER)?;
+        let mut server = RunningServer::spawn(LISTENER, server);
+        let mut admin = self.admin.run()?;
         self.readiness.set("starting", false);
         let client_auth = self.client_auth;
         tracing::info!(%address, admin = %admin_address, tls, client_auth, "Listening");
 
-        let signal = signals.stop().await;
+        let signal = tokio::select! {
+            signal = signals.stop() => signal,
+            error = server.failed() => return Err(error),
+            error = admin.failed() => return Err(error),
+        };
         tracing::info!(signal, "Draining");
         self.readiness.set("draining", true);
         self.draining.store(true, Ordering::Release);
         let drained = async {
             actix_rt::time::sleep(self.drain_delay).await;
-            server_handle.pause().await;
+            server.pause().await;
             self.server.drain(self.drain_timeout).await
         };
         let left = tokio::select! {
             left = drained => left,
-            signal = signals.stop() => bail!("stopped by a second {signal} without draining"),
+            signal = signals.stop() => bail!(SecondSignal { signal, state: "without draining" }),
         };
-        server_handle.stop(false).await;
-        admin_handle.stop(false).await;
+        server.stop().await;
+        admin.stop().await;
         if left > 0 {
             tracing::warn!(
                 connections = left,

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io::{self, BufRead as _, BufReader, Read, Write as _},
+    io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Read, Write as _},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -220,6 +220,34 @@ pub fn with_descriptors(limit: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]).arg(program);
     command
+}
+
+/// Waits until the process `id` handles `signal`, which before that would end it.
+///
+/// # Panics
+/// When the process has ended, or after [`PATIENCE`].
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn wait_until_handled(id: u32, signal: Signal) {
+    wait_until("a handler of the signal", || {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).expect("a mask of signals");
+        (caught & (1 << (signal.as_raw() - 1)) != 0).then_some(())
+    });
+}
+
+/// A pipe that is full: whoever writes to it hangs, as long as the reader is kept.
+///
+/// # Panics
+/// When the operating system does not give one.
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("writes that do not wait");
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    while writer.write(b"x").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("writes that wait");
+    (reader, writer)
 }
 
 /// Runs `openssl` in `dir`.

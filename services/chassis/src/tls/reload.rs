@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
@@ -41,6 +41,10 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// How many times [`SETTLE_INTERVAL`] is waited for before such a reload goes on as ordinary polls.
 const MAX_SETTLE_ATTEMPTS: usize = 50;
 
+/// How long after it is due a poll of the files may end; a disk may hang. Reloading counts as stopped
+/// after that.
+const MAX_POLL_DURATION: Duration = Duration::from_secs(60);
+
 /// By how much the system clock must be set to wake those who wait for a certificate's expiry.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 
@@ -48,6 +52,7 @@ const CLOCK_STEP: Duration = Duration::from_secs(2);
 pub struct IdentityWatch<T> {
     identity: watch::Receiver<Arc<Identity<T>>>,
     rejected: Arc<RejectedUnits>,
+    last_poll: Arc<LastPoll>,
 }
 
 /// Whether what is on disk of each unit is rejected.
@@ -66,9 +71,32 @@ impl RejectedUnits {
     }
 }
 
+/// When the files were last polled.
+#[derive(Debug)]
+struct LastPoll {
+    poll_interval: Duration,
+    ended: Mutex<Instant>,
+}
+
+impl LastPoll {
+    fn record(&self, now: Instant) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Whether the next poll should have ended by `now`.
+    fn is_overdue(&self, now: Instant) -> bool {
+        let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        now.duration_since(ended) > self.poll_interval.saturating_add(MAX_POLL_DURATION)
+    }
+}
+
 impl<T> Clone for IdentityWatch<T> {
     fn clone(&self) -> Self {
-        Self { identity: self.identity.clone(), rejected: Arc::clone(&self.rejected) }
+        Self {
+            identity: self.identity.clone(),
+            rejected: Arc::clone(&self.rejected),
+            last_poll: Arc::clone(&self.last_poll),
+        }
     }
 }
 
@@ -102,9 +130,14 @@ impl<T> IdentityWatch<T> {
         self.rejected.flag(unit).load(Ordering::Relaxed)
     }
 
-    /// Whether the files are still polled. A reloader that ended by a panic reloads nothing.
+    /// Whether the files are still polled. A reloader that ended by a panic reloads nothing, nor does
+    /// one that waits for a disk.
     pub fn is_reloading(&self) -> bool {
-        self.identity.has_changed().is_ok()
+        self.is_reloading_at(Instant::now())
+    }
+
+    fn is_reloading_at(&self, now: Instant) -> bool {
+        self.identity.has_changed().is_ok() && !self.last_poll.is_overdue(now)
     }
 }
 
@@ -174,6 +207,10 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let next_root_change = next_root_change(&first, now);
     let (publish, watch) = watch::channel(first);
     let rejected = Arc::<RejectedUnits>::default();
+    let last_poll = Arc::new(LastPoll {
+        poll_interval: settings.poll_interval,
+        ended: Mutex::new(Instant::now()),
+    });
     let (sender, commands) = mpsc::channel();
     let reloader = Reloader {
         next_root_change,
@@ -188,12 +225,14 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
         certificate,
         trust,
         rejected: Arc::clone(&rejected),
+        last_poll: Arc::clone(&last_poll),
     };
     thread::Builder::new()
         .name(format!("{}-reload", reloader.settings.service))
         .spawn(move || reloader.run(&commands))
         .map_err(|error| ConfigError::new("the thread that reloads the identity", error))?;
-    Ok((ReloadHandle(Arc::new(CommandSender(sender))), IdentityWatch { identity: watch, rejected }))
+    let watch = IdentityWatch { identity: watch, rejected, last_poll };
+    Ok((ReloadHandle(Arc::new(CommandSender(sender))), watch))
 }
 
 struct Reloader<T> {
@@ -206,6 +245,7 @@ struct Reloader<T> {
     certificate: Option<UnitFiles>,
     trust: Option<UnitFiles>,
     rejected: Arc<RejectedUnits>,
+    last_poll: Arc<LastPoll>,
     /// When a root next becomes valid or expires.
     next_root_change: UnixTime,
     own_expiry: ExpiryMonitor,
@@ -224,6 +264,7 @@ impl<T: Send + Sync> Reloader<T> {
                 }
                 Ok(Command::Shutdown) | Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.last_poll.record(Instant::now());
             before = self.wake_after_clock_step(before);
         }
     }
@@ -403,5 +444,49 @@ fn load_trust(
             TrustBundle::from_pem(path, bytes, now)
         }
         _ => TrustBundle::native(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn reloading_has_stopped_once_a_poll_is_a_minute_overdue() {
+        let (start, poll_interval) = (Instant::now(), Duration::from_secs(5));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let last_poll = Arc::new(LastPoll { poll_interval, ended: Mutex::new(start) });
+        let identity = Identity::new(None, None, 0, UnixTime::now(), &|_, _, _| Ok(())).unwrap();
+        let (_publish, identity) = watch::channel(Arc::new(identity));
+        let watch =
+            IdentityWatch { identity, rejected: Arc::default(), last_poll: Arc::clone(&last_poll) };
+        assert!(watch.is_reloading_at(after(65)) && !watch.is_reloading_at(after(66)));
+        last_poll.record(after(5));
+        assert!(watch.is_reloading_at(after(66)) && !watch.is_reloading_at(after(71)));
+
+        // The first poll may be far away.
+        let never = LastPoll { poll_interval: Duration::MAX, ended: Mutex::new(start) };
+        assert!(!never.is_overdue(after(1_000_000)));
+    }
+
+    #[test]
+    fn records_each_poll() {
+        let settings = ReloadSettings {
+            service: "test",
+            poll_interval: Duration::from_millis(1),
+            expiry_warning: None,
+            clock: Clock::system(),
+        };
+        let metrics = IdentityMetrics::new(&Metrics::new("test", "0"));
+        let sources = IdentitySources { own: None, trust: TrustSource::Disabled };
+        let build = Box::new(|_: Option<&_>, _: Option<&_>, _| Ok(()));
+        let (_handle, watch) =
+            spawn_reloader(settings, sources, Role::Server, metrics, build).unwrap();
+        let ended = || *watch.last_poll.ended.lock().unwrap();
+        for _ in 0..2 {
+            let before = ended();
+            testkit::wait_until("the next poll", || (ended() > before).then_some(()));
+        }
     }
 }

@@ -17,6 +17,7 @@ use std::{
 use chassis::{
     error::ConfigError,
     metrics::Metrics,
+    readiness::Readiness,
     tls::{
         cert::{CertKeyPaths, Role},
         clock::{Clock, format_rfc3339},
@@ -589,6 +590,19 @@ async fn watch_notifies_of_changes_until_the_handle_is_dropped() {
     let wait = tokio::time::timeout(Duration::from_millis(20), watch.changed());
     assert!(wait.await.is_err(), "there is nothing to wait for");
     assert!(watch.current().own.is_some());
+}
+
+#[test]
+fn is_not_ready_once_nothing_reloads() {
+    let mounted = Mounted::new(Ca::new("a root"));
+    let Server { watch, handle, clock, .. } = mounted.start();
+    let readiness = Readiness::default();
+    readiness.watch_identity(&watch, &clock.clock());
+    assert_eq!(readiness.not_ready_reasons(), [] as [&str; 0]);
+    drop(handle);
+    wait_until("the end of the thread", || {
+        (readiness.not_ready_reasons() == ["certificates are no longer reloaded"]).then_some(())
+    });
 }
 
 #[test]

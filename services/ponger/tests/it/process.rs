@@ -2,11 +2,12 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     net::{SocketAddr, TcpStream},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Output, Stdio},
+    time::Instant,
 };
 
 use rustix::process::{Pid, kill_process};
@@ -47,6 +48,24 @@ fn prints_its_version_and_its_flags() {
         assert!(help.contains(part), "{part}: {help}");
     }
     assert_eq!(run(&["--unknown"]).status.code(), Some(2));
+}
+
+#[test]
+fn never_prints_a_key_in_place_of_an_argument() {
+    let pem = Leaf::new().self_signed().key;
+    let base64: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
+    for (key, code) in [(&*pem, 2), (pem.trim(), 2), (&base64, 78)] {
+        for arguments in [&["-c", key][..], &["--config", key], &["--check-config", "-c", key]] {
+            let output = run(arguments);
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{text}");
+            assert!(text.contains(", not shown)") && !text.contains(&base64[40..48]), "{text}");
+        }
+        for argument in [key, &format!("--config={key}"), &format!("-c{key}"), &format!("-{key}")] {
+            let text = String::from_utf8(run(&[argument]).stderr).unwrap();
+            assert!(!text.is_empty() && !text.contains(&base64[40..48]), "{text}");
+        }
+    }
 }
 
 #[test]
@@ -141,6 +160,33 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn a_second_signal_waits_for_no_output() {
+    use testkit::process::full_pipe;
+
+    let env = Env::new();
+    let config = env.write_config("  drainTimeout: 1h\n");
+    let (_unread, full) = full_pipe();
+    let mut command = Command::new(PROGRAM);
+    command.arg("-c").arg(config).stdout(Stdio::piped()).stderr(full);
+    let mut ponger = command.spawn().unwrap();
+    let mut log = BufReader::new(ponger.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let line = log.find(|line| line.contains("Listening")).unwrap();
+    let address = line.split_whitespace().find_map(|word| word.strip_prefix("address=")).unwrap();
+    let mut stuck = connect_and_ping(&env.pinger(), address.parse().unwrap());
+    stuck.send(HALF_A_HEAD).unwrap();
+    kill_process(Pid::from_child(&ponger), Signal::TERM).unwrap();
+    log.find(|line| line.contains("Draining")).unwrap();
+    let start = Instant::now();
+    let status = wait_until("the end", || {
+        kill_process(Pid::from_child(&ponger), Signal::TERM).unwrap();
+        ponger.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(1));
+    // After other errors, it waits at least that long for standard error to be read.
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+}
+
+#[test]
 fn reports_connections_that_it_closes_after_the_drain_timeout() {
     let env = Env::new();
     let mut ponger = env.spawn("  drainTimeout: 300ms\n  requestTimeout: 1h\n");
@@ -169,15 +215,32 @@ fn sighup_does_not_end_it_while_it_starts() {
     for _ in 0..5 {
         let mut ponger = env.spawn("");
         // From the first moment at which the signal is handled, which is before it listens.
-        wait_until("a handler of SIGHUP", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", ponger.id())).unwrap();
-            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
-            (caught & 1 != 0).then_some(())
-        });
+        testkit::process::wait_until_handled(ponger.id(), Signal::HUP);
         ponger.signal(Signal::HUP);
         ponger.wait_for("TLS identity unchanged");
         assert!(ponger.stop().success());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_ends_it_while_its_start_hangs() {
+    use testkit::process::{full_pipe, wait_until_handled};
+
+    let env = Env::new();
+    let config = env.write_config("");
+    let (_unread, full) = full_pipe();
+    let config = config.to_str().unwrap();
+    for arguments in [&["--help"][..], &["--check-config", "-c", config]] {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).stdout(full.try_clone().unwrap()).stderr(Stdio::piped());
+        let mut ponger = command.spawn().unwrap();
+        wait_until_handled(ponger.id(), Signal::TERM);
+        kill_process(Pid::from_child(&ponger), Signal::TERM).unwrap();
+        let status = wait_until("the end", || ponger.try_wait().unwrap());
+        let text = io::read_to_string(ponger.stderr.unwrap()).unwrap();
+        assert_eq!(status.code(), Some(1), "{text}");
+        assert_eq!(text, "ponger: stopped by SIGTERM while it was starting\n");
     }
 }
 
