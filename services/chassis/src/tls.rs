@@ -7,7 +7,7 @@
 //!
 //! - [`pem`]: PEM files, and what is wrong with them
 //! - [`cert`]: our own certificate chain and key, verified before use
-//! - [`trust`]: the trust bundle
+//! - [`trust`]: the trust bundle (`native_roots`: that of the system)
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
 //! - [`reload`]: polls the files and publishes the current identity (`unit_files`: what a poll finds)
@@ -30,6 +30,7 @@ pub mod handshake_info;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+mod native_roots;
 pub mod peer_id;
 pub mod pem;
 pub mod reload;

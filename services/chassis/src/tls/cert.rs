@@ -22,9 +22,9 @@ use super::{
     clock::{format_rfc3339, from_timestamp},
     limits,
     peer_id::SubjectAltNames,
-    pem, provider,
+    pem, provider, unit_files,
 };
-use crate::{error::ConfigError, files};
+use crate::{error::ConfigError, files::FileContents};
 
 /// Where a certificate and its key are on disk. Both may be the same file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,8 +107,21 @@ impl OwnCertificate {
     /// # Errors
     /// As [`OwnCertificate::from_pem`], and when a file cannot be read.
     pub fn load(paths: &CertKeyPaths, role: Role, now: UnixTime) -> Result<Self, ConfigError> {
-        let read = |path: &PathBuf| files::read(path, pem::MAX_BYTES);
-        Self::from_pem(paths, &read(&paths.certificate)?, &read(&paths.key)?, role, now)
+        let contents = unit_files::read([paths.certificate.clone(), paths.key.clone()]);
+        Self::from_contents(paths, &contents, role, now)
+    }
+
+    /// Verifies the `contents` of `paths`, certificate and key, which were read together.
+    pub(super) fn from_contents(
+        paths: &CertKeyPaths,
+        contents: &[FileContents],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<Self, ConfigError> {
+        let [certificate, key] = contents else {
+            return Err(ConfigError::new(paths.certificate.display(), "it was not read"));
+        };
+        Self::from_pem(paths, certificate.bytes()?, key.bytes()?, role, now)
     }
 
     /// Verifies the contents of `paths`.

@@ -35,6 +35,12 @@ pub fn certificates(
     Ok(certificates)
 }
 
+/// Whether `bytes` hold the beginning of a certificate's section.
+pub(super) fn has_certificate(bytes: &[u8]) -> bool {
+    let begin = b"-----BEGIN CERTIFICATE";
+    bytes.windows(begin.len()).any(|window| window == begin)
+}
+
 /// As [`certificates`], from a file that holds the private key as well.
 ///
 /// # Errors

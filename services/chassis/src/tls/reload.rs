@@ -25,15 +25,15 @@ use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
 use super::{
-    cert::{CertKeyPaths, OwnCertificate, Role},
+    cert::{OwnCertificate, Role},
     clock::{Clock, FOREVER, format_rfc3339},
     expiry::ExpiryMonitor,
     identity::{Build, Identity, IdentitySources},
     metrics::{IdentityMetrics, Unit},
-    trust::{TrustBundle, TrustSource},
-    unit_files::{Contents, PollResult, UnitFiles},
+    trust::TrustBundle,
+    unit_files::{PollResult, UnitFiles},
 };
-use crate::error::ConfigError;
+use crate::{error::ConfigError, files::FileContents};
 
 /// The pause between two polls of the files after [`ReloadHandle::reload`].
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -258,7 +258,8 @@ impl<T: Send + Sync> Reloader<T> {
         let mut trust_changed = false;
         if let Some(mut files) = self.trust.take() {
             let source = &self.sources.trust;
-            let load = |contents: &Contents| load_trust(source, contents, now);
+            let load =
+                |contents: &[FileContents]| TrustBundle::from_contents(source, contents, now);
             if let Some(loaded) =
                 files.update(forced, trust.as_ref(), load, &self.metrics, &mut result, now)
             {
@@ -279,8 +280,8 @@ impl<T: Send + Sync> Reloader<T> {
             let chains = |own: &OwnCertificate| {
                 trust.as_ref().is_some_and(|trust| trust.verifies(own, role, now))
             };
-            let load = |contents: &Contents| {
-                let loaded = load_certificate(paths, contents, role, now)?;
+            let load = |contents: &[FileContents]| {
+                let loaded = OwnCertificate::from_contents(paths, contents, role, now)?;
                 // Where both ends share a bundle, a certificate that it does not verify is a mistake,
                 // or arrived before its root.
                 if current.own.as_deref().is_some_and(chains) && !chains(&loaded) {
@@ -367,20 +368,6 @@ fn next_root_change<T>(identity: &Identity<T>, now: UnixTime) -> UnixTime {
     identity.trust.as_ref().map_or(FOREVER, |trust| trust.next_change(now))
 }
 
-fn load_certificate(
-    paths: &CertKeyPaths,
-    contents: &Contents,
-    role: Role,
-    now: UnixTime,
-) -> Result<OwnCertificate, ConfigError> {
-    let [certificate, key] = contents.as_slice() else {
-        return Err(ConfigError::new(paths.certificate.display(), "it was not read"));
-    };
-    let certificate = certificate.as_ref().map_err(ConfigError::clone)?;
-    let key = key.as_ref().map_err(ConfigError::clone)?;
-    OwnCertificate::from_pem(paths, certificate, key, role, now)
-}
-
 fn warn_if_readable_by_others(key: &Path) {
     let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o777);
     if mode & 0o007 != 0 {
@@ -389,19 +376,5 @@ fn warn_if_readable_by_others(key: &Path) {
             mode = format!("{mode:04o}"),
             "Private key is readable by every user; restrict it to mode 0640 or 0600"
         );
-    }
-}
-
-fn load_trust(
-    source: &TrustSource,
-    contents: &Contents,
-    now: UnixTime,
-) -> Result<TrustBundle, ConfigError> {
-    match (source, contents.as_slice()) {
-        (TrustSource::Bundle(path), [bytes]) => {
-            let bytes = bytes.as_ref().map_err(ConfigError::clone)?;
-            TrustBundle::from_pem(path, bytes, now)
-        }
-        _ => TrustBundle::native(),
     }
 }

@@ -5,7 +5,6 @@ use std::{
     io::Write as _,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -34,7 +33,7 @@ use testkit::{
 };
 use time::Duration as Span;
 
-use crate::support::split;
+use crate::support::{run_in_own_process, split};
 
 const POLL: Duration = Duration::from_millis(2);
 
@@ -640,35 +639,24 @@ fn follows_native_roots_that_variables_name() {
         let (dir, _) = plain(&Ca::new("a root"));
         fs::create_dir(dir.path().join("roots")).unwrap();
         fs::write(dir.path().join("roots/00000000.0"), Ca::new("in the directory").pem()).unwrap();
-        for file in ["ca.crt", "missing.crt"] {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command
-                .args(["--exact", "reload::follows_native_roots_that_variables_name"])
-                .env(DIR, dir.path())
-                .env("SSL_CERT_FILE", dir.path().join(file))
-                .env("SSL_CERT_DIR", dir.path().join("roots"));
-            let output = command.output().unwrap();
-            let printed = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
-        }
-        return;
+        return run_in_own_process(
+            "reload::follows_native_roots_that_variables_name",
+            &[
+                (DIR, dir.path().as_os_str()),
+                ("SSL_CERT_FILE", dir.path().join("ca.crt").as_os_str()),
+                ("SSL_CERT_DIR", dir.path().join("roots").as_os_str()),
+            ],
+        );
     };
-    let start = || Server::start_with(&dir, TrustSource::Native, POLL);
-    let file = PathBuf::from(std::env::var_os("SSL_CERT_FILE").unwrap());
-    if !file.exists() {
-        let message = start().err().expect("a rejection").to_string();
-        assert!(message.starts_with("environment variable SSL_CERT_"), "{message}");
-        assert!(message.contains("missing.crt"), "{message}");
-        return;
-    }
-    let server = start().unwrap();
+    let file = dir.join("ca.crt");
+    let server = Server::start_with(&dir, TrustSource::Native, POLL).unwrap();
     let trust = || server.current().trust.clone().unwrap().active_count(UnixTime::now());
     assert_eq!(trust(), 2);
     fs::write(dir.join("roots/00000001.0"), Ca::new("another root").pem()).unwrap();
     wait_until("a third root", || (trust() == 3).then_some(()));
     let other = Ca::new("another root");
     fs::write(dir.join("new"), other.pem()).unwrap();
-    fs::rename(dir.join("new"), file).unwrap();
+    fs::rename(dir.join("new"), &file).unwrap();
     server.wait_until_accepts(&issue(&other), true);
     fs::remove_file(dir.join("roots/00000000.0")).unwrap();
     wait_until("two roots", || (trust() == 2).then_some(()));
@@ -676,4 +664,13 @@ fn follows_native_roots_that_variables_name() {
     fs::write(dir.join("roots/00000002.0"), "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
     server.wait_for_rejections(Unit::TrustBundle, 1.0);
     assert_eq!(trust(), 2);
+    // A pipe is not waited for, now and when it is there at the next reload.
+    fs::remove_file(&file).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RWXU).unwrap();
+    let pipe = format!("{} (environment variable SSL_CERT_FILE): it is not a", file.display());
+    wait_until("the log line", || (server.logged(&[FAILED, &pipe]) > 0).then_some(()));
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, Ca::new("a third root").pem()).unwrap();
+    fs::remove_file(dir.join("roots/00000002.0")).unwrap();
+    server.wait_until_accepts(&issue(&other), false);
 }
