@@ -35,6 +35,7 @@ pub mod peer_id;
 pub mod pem;
 pub mod reload;
 pub mod server;
+mod signature;
 pub mod trust;
 mod unit_files;
 

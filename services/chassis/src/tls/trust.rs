@@ -15,7 +15,7 @@ use x509_parser::x509::X509Version;
 use super::{
     cert::{self, OwnCertificate, Role, Validity},
     clock::{FOREVER, format_rfc3339},
-    limits, native_roots, pem, unit_files,
+    limits, native_roots, pem, signature, unit_files,
 };
 use crate::{error::ConfigError, files::FileContents};
 
@@ -57,13 +57,16 @@ impl Root {
         let error = |reason: String| ConfigError::new(path.display(), reason);
         let certificate =
             cert::parse(&der).map_err(|reason| error(format!("a certificate in it {reason}")))?;
-        if !certificate.is_ca() && certificate.issuer() != certificate.subject() {
-            return Err(error(format!(
-                "`{}` in it is not a root: it was issued by `{}`",
-                certificate.subject(),
-                certificate.issuer()
-            ))
-            .hint("put the certificate of the root that issued it"));
+        if !certificate.is_ca() && !signature::is_self_signed(&certificate) {
+            let (subject, issuer) = (certificate.subject(), certificate.issuer());
+            let why = if subject == issuer {
+                "its own key did not sign it, or by an algorithm that is not accepted, such as SHA-1"
+                    .to_owned()
+            } else {
+                format!("it was issued by `{issuer}`")
+            };
+            return Err(error(format!("`{subject}` in it is not a root: {why}"))
+                .hint("put the certificate of the root that issued it"));
         }
         if let Some(reason) = cert::unsupported(&certificate) {
             return Err(error(format!("a root in it {reason}")));

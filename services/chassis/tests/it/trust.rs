@@ -99,6 +99,22 @@ fn rejects_leaf_that_another_certificate_issued() {
     );
 }
 
+/// Keys decide, not names.
+#[test]
+fn rejects_leaf_that_has_the_subject_of_its_root() {
+    let nameless = Ca::customized("", |params| params.distinguished_name = Default::default());
+    for (ca, leaf, subject) in
+        [(&valid(), Leaf::new().common_name("valid"), "CN=valid"), (&nameless, Leaf::new(), "")]
+    {
+        let leaf = ca.issue(&leaf.dns("ponger"));
+        rejects(
+            &(valid().pem().to_owned() + &leaf.chain),
+            &format!("ca.crt: `{subject}` in it is not a root: its own key did not sign it, or "),
+            "put the certificate of the root that issued it",
+        );
+    }
+}
+
 #[test]
 fn accepts_self_signed_leaf_intermediate_and_constrained_root() {
     let leaf = Leaf::new().dns("ponger").self_signed();
