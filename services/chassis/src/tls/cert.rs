@@ -142,10 +142,11 @@ impl OwnCertificate {
         } else {
             pem::certificates(&paths.certificate, certificate)?
         };
-        let key = pem::private_key(&paths.key, key)?;
         let preflight = Preflight { paths, chain: &chain, role, now };
         let (leaf, serial, names) = preflight.check_leaf()?;
         let issuers = preflight.check_chain()?;
+        // Last: rustls wipes the key.
+        let key = pem::private_key(&paths.key, key)?;
         let certified = CertifiedKey::from_der(chain.clone(), key, provider())
             .map_err(|error| preflight.describe_key_error(&error))?;
         Ok(Self { certified: Arc::new(certified), leaf, issuers, serial, names })

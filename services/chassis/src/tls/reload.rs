@@ -164,8 +164,9 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let trust = UnitFiles::trust_bundle(&sources.trust);
     let first = Arc::new(Identity::load(&sources, role, &settings.clock, &*build)?);
     let now = settings.clock.now();
+    let mut key_mode = KeyMode::default();
     if let Some(paths) = &sources.own {
-        warn_if_readable_by_others(&paths.key);
+        key_mode.check(&paths.key);
     }
     metrics.record_identity(&first, now);
     for unit in [certificate.as_ref(), trust.as_ref()].into_iter().flatten() {
@@ -188,6 +189,7 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
         certificate,
         trust,
         rejected: Arc::clone(&rejected),
+        key_mode,
     };
     thread::Builder::new()
         .name(format!("{}-reload", reloader.settings.service))
@@ -210,6 +212,7 @@ struct Reloader<T> {
     next_root_change: UnixTime,
     own_expiry: ExpiryMonitor,
     root_expiry: ExpiryMonitor,
+    key_mode: KeyMode,
 }
 
 impl<T: Send + Sync> Reloader<T> {
@@ -302,9 +305,9 @@ impl<T: Send + Sync> Reloader<T> {
                     expires = format_rfc3339(loaded.not_after(now)),
                     "TLS identity reloaded"
                 );
-                warn_if_readable_by_others(&paths.key);
                 own = Some(loaded);
             }
+            self.key_mode.check(&paths.key);
             self.certificate = Some(files);
         }
         for files in [&self.certificate, &self.trust].into_iter().flatten() {
@@ -368,13 +371,20 @@ fn next_root_change<T>(identity: &Identity<T>, now: UnixTime) -> UnixTime {
     identity.trust.as_ref().map_or(FOREVER, |trust| trust.next_change(now))
 }
 
-fn warn_if_readable_by_others(key: &Path) {
-    let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o777);
-    if mode & 0o007 != 0 {
-        tracing::warn!(
-            file = %key.display(),
-            mode = format!("{mode:04o}"),
-            "Private key is readable by every user; restrict it to mode 0640 or 0600"
-        );
+/// The mode of the key's file when it was last looked at.
+#[derive(Debug, Default)]
+struct KeyMode(u32);
+
+impl KeyMode {
+    /// Logs a warning if every user may read `key` now, and could not or by another mode before.
+    fn check(&mut self, key: &Path) {
+        let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o777);
+        if std::mem::replace(&mut self.0, mode) != mode && mode & 0o007 != 0 {
+            tracing::warn!(
+                file = %key.display(),
+                mode = format!("{mode:04o}"),
+                "Private key is readable by every user; restrict it to mode 0640 or 0600"
+            );
+        }
     }
 }

@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::symlink,
+    mem::MaybeUninit,
+    os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,7 +27,11 @@ use chassis::{
         trust::TrustSource,
     },
 };
-use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustls::{
+    pki_types::{PrivateKeyDer, UnixTime, pem::PemObject as _},
+    time_provider::TimeProvider,
+};
 use tempfile::TempDir;
 use testkit::{
     Ca, CertDir, Issued, Leaf, client::metric, clock::ManualClock, wait_until, wait_until_async,
@@ -629,6 +634,132 @@ fn expiry_is_a_metric_and_logged() {
     server.wait_for_polls();
     assert_eq!((warned("own", &own), expired()), (1, 1), "once is enough");
     assert!(server.current().own_expired(server.clock.manual.now()));
+}
+
+#[test]
+fn key_that_every_user_may_read_is_warned_about_once_for_each_change_of_its_mode() {
+    let root = Ca::new("a root");
+    let (dir, _) = plain(&root);
+    let key = dir.path().join("tls.key");
+    let set_mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    let server = Server::start(dir.path(), POLL).unwrap();
+    let warned = |mode: &str| {
+        // The first is logged where the server is started.
+        let lines = testkit::log::lines(thread::current().name().unwrap());
+        let path = key.display().to_string();
+        let mode = format!("mode={mode:?}");
+        let parts = ["WARN", "Private key is readable by every user", &path, &mode];
+        let here = lines.iter().filter(|line| parts.iter().all(|part| line.contains(part)));
+        here.count() + server.logged(&parts)
+    };
+    server.wait_for_polls();
+    assert_eq!(warned("0644"), 1);
+    for (mode, text, times) in [(0o600, "0600", 0), (0o666, "0666", 1), (0o640, "0640", 0)] {
+        set_mode(mode);
+        server.wait_for_polls();
+        assert_eq!(warned(text), times);
+    }
+    // With new files as well.
+    set_mode(0o604);
+    let new = issue(&root);
+    fs::write(&key, &new.key).unwrap();
+    fs::write(dir.path().join("tls.crt"), &new.chain).unwrap();
+    server.wait_for(&new);
+    server.wait_for_polls();
+    assert_eq!((warned("0604"), warned("0644")), (1, 1));
+}
+
+/// Contents are read when metadata has changed, and not at every poll: a key least of all.
+#[test]
+fn files_are_opened_only_when_they_have_changed() {
+    let root = Ca::new("a root");
+    let (dir, _) = plain(&root);
+    let server = Server::start(dir.path(), POLL).unwrap();
+    server.wait_for_polls();
+    let opened = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&opened, dir.path(), WatchFlags::OPEN).unwrap();
+    let names = || {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let (mut events, mut names) = (inotify::Reader::new(&opened, &mut buffer), Vec::new());
+        while let Ok(event) = events.next() {
+            names.extend(event.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+        names
+    };
+    server.wait_for_polls();
+    assert_eq!(names(), [""; 0]);
+    issue(&root).write(dir.path()).unwrap();
+    server.wait_for_polls();
+    assert!(names().contains(&"tls.key".to_owned()));
+}
+
+/// Of a key that was loaded, and of one that was replaced, nothing is left but what signs.
+///
+/// In a process of its own, whose memory never had them otherwise: it gets what to search for masked.
+#[test]
+fn no_copy_of_a_key_stays_in_memory() {
+    const DIR: &str = "CHASSIS_TEST_SECRETS";
+    const MASK: u8 = 0x55;
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
+        let root = Ca::new("a root");
+        let (dir, first) = plain(&root);
+        let second = issue(&root);
+        fs::create_dir(dir.path().join("next")).unwrap();
+        second.write(&dir.path().join("next")).unwrap();
+        let mut secrets = Vec::new();
+        for issued in [&first, &second] {
+            let text = issued.key.lines().filter(|line| !line.starts_with('-'));
+            secrets.extend(text.map(|line| line.as_bytes().to_vec()));
+            let der = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+            secrets.push(der.secret_der()[..68].to_vec());
+        }
+        for (number, secret) in secrets.iter().enumerate() {
+            let masked: Vec<_> = secret.iter().map(|byte| byte ^ MASK).collect();
+            fs::write(dir.path().join(format!("masked-{number}")), masked).unwrap();
+        }
+        let variables = [(DIR, dir.path().as_os_str())];
+        return run_in_own_process("reload::no_copy_of_a_key_stays_in_memory", &variables);
+    };
+    let masked: Vec<_> =
+        (0..).map_while(|n| fs::read(dir.join(format!("masked-{n}"))).ok()).collect();
+    assert!(masked.len() >= 8, "both keys");
+    let find = || {
+        let memory = fs::File::open("/proc/self/mem").unwrap();
+        let (mut found, mut contents) = (Vec::new(), Vec::new());
+        for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+            contents.resize(usize::try_from(end - start).unwrap(), 0);
+            if !rest.starts_with("rw") || memory.read_exact_at(&mut contents, start).is_err() {
+                continue;
+            }
+            let starts_with = |(at, _): &(usize, _), secret: &&Vec<u8>| {
+                let here = contents[*at..].iter().map(|byte| byte ^ MASK);
+                contents.len() - at >= secret.len() && here.zip(secret.iter()).all(|(a, b)| a == *b)
+            };
+            for place in contents.iter().map(|byte| byte ^ MASK).enumerate() {
+                let likely = masked.iter().filter(|secret| secret[0] == place.1);
+                if likely.clone().any(|secret| starts_with(&place, &secret)) {
+                    found.push(line.to_owned());
+                }
+            }
+        }
+        found
+    };
+    let server = Server::start(&dir, POLL).unwrap();
+    assert_eq!(find(), [""; 0], "after the start");
+    for name in ["tls.crt", "tls.key"] {
+        fs::rename(dir.join("next").join(name), dir.join(name)).unwrap();
+    }
+    let chain = fs::read_to_string(dir.join("tls.crt")).unwrap();
+    server.wait_for(&Issued { chain, key: String::new() });
+    assert_eq!(find(), [""; 0], "after a reload");
+    // The search finds what is there.
+    let copy: Vec<_> = masked[0].iter().map(|byte| byte ^ MASK).collect();
+    assert!(!find().is_empty(), "{} bytes", copy.len());
+    std::hint::black_box(&copy);
 }
 
 /// `SSL_CERT_FILE` and `SSL_CERT_DIR` are read in a process of its own, which has them.
