@@ -267,8 +267,21 @@ impl Ca {
         Self::from_params(ca_params(common_name, from, to), Some(self))
     }
 
+    /// A root with a key on P-384, which takes longest to verify by.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a key or a signature.
+    pub fn with_p384(common_name: &str) -> Self {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("a key");
+        let params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
+        Self::from_params_and_key(params, key, None)
+    }
+
     fn from_params(params: CertificateParams, parent: Option<&Self>) -> Self {
-        let key = new_key();
+        Self::from_params_and_key(params, new_key(), parent)
+    }
+
+    fn from_params_and_key(params: CertificateParams, key: KeyPair, parent: Option<&Self>) -> Self {
         let (certificate, intermediates) = match parent {
             None => (params.self_signed(&key).expect("a root").pem(), String::new()),
             Some(parent) => {

@@ -301,6 +301,13 @@ fn rejects_chain_above_the_limits() {
     let issued = ca.intermediate("6").issue(&server());
     let end = "at most 6 and 16384 are accepted; leave out what is not needed, such as the root";
     rejects(own(&issued, Role::Server), "tls.crt: it has a chain of 7 intermediates and ", end);
+    let namesakes = [(); 3].map(|()| Ca::new("a namesake").pem().to_owned()).concat();
+    let issued = root.issue(&server());
+    rejects(
+        own_from_pem(&(issued.chain + &namesakes), &issued.key, Role::Server),
+        "tls.crt: it has a chain of 3 intermediates with the same subject; ",
+        "at most 2 are accepted; leave out what is not needed, such as the root",
+    );
     let large = (0..700).fold(server(), |leaf, n| leaf.dns(&format!("a-rather-long-name-{n}")));
     rejects(
         own(&root.issue(&large), Role::Server),
