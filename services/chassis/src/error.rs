@@ -7,8 +7,6 @@ use std::{
     time::Duration,
 };
 
-use crate::signals::SecondSignal;
-
 /// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
 
@@ -64,6 +62,16 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// A second signal to stop came, so the service ends without what it still waited for.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by a second {signal} {state}")]
+pub struct SecondSignal {
+    /// The signal's name.
+    pub signal: &'static str,
+    /// What the service did not complete.
+    pub state: &'static str,
+}
 
 /// Returns `text` without PEM blocks and private keys: a key in place of its path must not be logged.
 pub(crate) fn without_keys(text: &str) -> String {

@@ -4,10 +4,11 @@ use std::{
     fs::File,
     io::{ErrorKind, Read as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::OFlags;
+use zeroize::Zeroizing;
 
 use crate::error::ConfigError;
 
@@ -46,6 +47,30 @@ pub fn read(path: &Path, largest: u64) -> Result<Vec<u8>, ConfigError> {
             .hint("this cannot be the right file"));
     }
     Ok(bytes)
+}
+
+/// A file as it was read once. It is wiped after use, since it may hold a key.
+#[derive(Debug)]
+pub struct FileContents {
+    /// Where it is.
+    pub path: PathBuf,
+    result: Result<Zeroizing<Vec<u8>>, ConfigError>,
+}
+
+impl FileContents {
+    /// Reads `path` as [`read`] does.
+    pub fn read(path: PathBuf, largest: u64) -> Self {
+        let result = read(&path, largest).map(Zeroizing::new);
+        Self { path, result }
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn bytes(&self) -> Result<&[u8], ConfigError> {
+        self.result.as_ref().map(|bytes| bytes.as_slice()).map_err(ConfigError::clone)
+    }
 }
 
 #[cfg(test)]

@@ -13,16 +13,6 @@ use crate::error::ConfigError;
 /// process and to its group.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(300);
 
-/// A second signal to stop came, so the service ends without what it still waited for.
-#[derive(Debug, thiserror::Error)]
-#[error("stopped by a second {signal} {state}")]
-pub struct SecondSignal {
-    /// The signal's name.
-    pub signal: &'static str,
-    /// What the service did not complete.
-    pub state: &'static str,
-}
-
 /// What a service is asked to do while it runs, by signals or by a [`SignalSender`].
 #[derive(Debug)]
 pub struct Signals {

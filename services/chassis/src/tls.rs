@@ -6,8 +6,9 @@
 //! ```
 //!
 //! - [`pem`]: PEM files, and what is wrong with them
-//! - [`cert`]: our own certificate chain and key, verified before use
-//! - [`trust`]: the trust bundle
+//! - [`cert`]: our own certificate chain and key, verified before use (`own_chain`: who issued whom;
+//!   `signature`, `unsupported`: what verifiers cannot verify)
+//! - [`trust`]: the trust bundle (`native_roots`: that of the system)
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
 //! - [`reload`]: polls the files and publishes the current identity (`unit_files`: what a poll finds)
@@ -30,12 +31,16 @@ pub mod handshake_info;
 pub mod identity;
 pub mod limits;
 pub mod metrics;
+mod native_roots;
+mod own_chain;
 pub mod peer_id;
 pub mod pem;
 pub mod reload;
 pub mod server;
+mod signature;
 pub mod trust;
 mod unit_files;
+mod unsupported;
 
 use std::sync::{Arc, OnceLock};
 

@@ -6,9 +6,10 @@ use actix_rt::time::{sleep, timeout};
 use anyhow::bail;
 use chassis::{
     admin::Admin,
+    error::SecondSignal,
     metrics::Metrics,
     readiness::Readiness,
-    signals::{SecondSignal, Signals},
+    signals::Signals,
     telemetry,
     tls::{
         cert::Role,

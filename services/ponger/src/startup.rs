@@ -14,10 +14,11 @@ use anyhow::{Context as _, bail};
 use chassis::{
     admin::Admin,
     bind::bind,
+    error::SecondSignal,
     metrics::Metrics,
     process::RunningServer,
     readiness::Readiness,
-    signals::{SecondSignal, Signals},
+    signals::Signals,
     telemetry,
     tls::{
         cert::Role,

@@ -267,8 +267,35 @@ impl Ca {
         Self::from_params(ca_params(common_name, from, to), Some(self))
     }
 
+    /// An intermediate below this authority with the contents that `change` gives it.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a key or a signature.
+    pub fn intermediate_customized(
+        &self,
+        common_name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let mut params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
+        change(&mut params);
+        Self::from_params(params, Some(self))
+    }
+
+    /// A root with a key on P-384, which takes longest to verify by.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a key or a signature.
+    pub fn with_p384(common_name: &str) -> Self {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("a key");
+        let params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
+        Self::from_params_and_key(params, key, None)
+    }
+
     fn from_params(params: CertificateParams, parent: Option<&Self>) -> Self {
-        let key = new_key();
+        Self::from_params_and_key(params, new_key(), parent)
+    }
+
+    fn from_params_and_key(params: CertificateParams, key: KeyPair, parent: Option<&Self>) -> Self {
         let (certificate, intermediates) = match parent {
             None => (params.self_signed(&key).expect("a root").pem(), String::new()),
             Some(parent) => {
@@ -290,6 +317,14 @@ impl Ca {
         (params.not_before, params.not_after) = (now + from, now + to);
         let key = other.issuer.key();
         params.signed_by(key, &self.issuer).expect("a cross-signed certificate").pem()
+    }
+
+    /// Another certificate of this root for the same key, as before or after a renewal, as PEM.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a signature.
+    pub fn self_signed_again(&self, from: Duration, to: Duration) -> String {
+        self.cross_sign(self, from, to)
     }
 
     /// This authority's own certificate as PEM: for a root, the trust root.

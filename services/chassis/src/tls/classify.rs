@@ -34,8 +34,14 @@ const WEBPKI_ERRORS: &[(&str, &str)] = &[
         "UnsupportedCriticalExtension",
         "has a critical extension that is not supported; reissue it without that extension",
     ),
+    ("MaximumSignatureChecksExceeded", TOO_INTRICATE),
+    ("MaximumPathBuildCallsExceeded", TOO_INTRICATE),
+    ("MaximumPathDepthExceeded", TOO_INTRICATE),
+    ("MaximumNameConstraintComparisonsExceeded", TOO_INTRICATE),
     ("UnsupportedCertVersion", "is not X.509 version 3; reissue it with its names as a SAN"),
 ];
+
+const TOO_INTRICATE: &str = "has a chain that takes too long to verify; leave out of it what does not lead from the certificate to its root";
 
 /// Classifies an error of an established connection, during its handshake or after it. `peer` is what
 /// the other end is called in the cause.
@@ -289,6 +295,11 @@ mod tests {
             (not_for(&["a", "b", "c", "d", "e", "f"]), TlsWrongName, "a, b, c, d, and 2 more;"),
             (Wrong::UnknownIssuer, TlsUntrusted, "is not signed by a trusted CA; add its root"),
             (other(io::Error::other("CaUsedAsEndEntity")), TlsUntrusted, "says CA:TRUE"),
+            (
+                other(io::Error::other("MaximumSignatureChecksExceeded")),
+                TlsUntrusted,
+                "has a chain that takes too long to verify; leave out of it",
+            ),
             (other(io::Error::other("a mystery")), TlsUntrusted, "is not accepted: a mystery"),
             (Wrong::BadSignature, TlsUntrusted, "has a signature that cannot be verified"),
             (Wrong::InvalidPurpose, TlsUntrusted, "is for another purpose"),

@@ -25,15 +25,15 @@ use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
 use super::{
-    cert::{CertKeyPaths, OwnCertificate, Role},
+    cert::{OwnCertificate, Role},
     clock::{Clock, FOREVER, format_rfc3339},
     expiry::ExpiryMonitor,
     identity::{Build, Identity, IdentitySources},
     metrics::{IdentityMetrics, Unit},
-    trust::{TrustBundle, TrustSource},
-    unit_files::{Contents, PollResult, UnitFiles},
+    trust::TrustBundle,
+    unit_files::{PollResult, UnitFiles},
 };
-use crate::error::ConfigError;
+use crate::{error::ConfigError, files::FileContents};
 
 /// The pause between two polls of the files after [`ReloadHandle::reload`].
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -197,8 +197,9 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let trust = UnitFiles::trust_bundle(&sources.trust);
     let first = Arc::new(Identity::load(&sources, role, &settings.clock, &*build)?);
     let now = settings.clock.now();
+    let mut key_mode = KeyMode::default();
     if let Some(paths) = &sources.own {
-        warn_if_readable_by_others(&paths.key);
+        key_mode.check(&paths.key);
     }
     metrics.record_identity(&first, now);
     for unit in [certificate.as_ref(), trust.as_ref()].into_iter().flatten() {
@@ -215,6 +216,7 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let reloader = Reloader {
         next_root_change,
         own_expiry: ExpiryMonitor::new(settings.expiry_warning),
+        chain_expiry: ExpiryMonitor::new(settings.expiry_warning),
         root_expiry: ExpiryMonitor::new(settings.expiry_warning),
         settings,
         sources,
@@ -226,6 +228,7 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
         trust,
         rejected: Arc::clone(&rejected),
         last_poll: Arc::clone(&last_poll),
+        key_mode,
     };
     thread::Builder::new()
         .name(format!("{}-reload", reloader.settings.service))
@@ -249,7 +252,9 @@ struct Reloader<T> {
     /// When a root next becomes valid or expires.
     next_root_change: UnixTime,
     own_expiry: ExpiryMonitor,
+    chain_expiry: ExpiryMonitor,
     root_expiry: ExpiryMonitor,
+    key_mode: KeyMode,
 }
 
 impl<T: Send + Sync> Reloader<T> {
@@ -299,7 +304,8 @@ impl<T: Send + Sync> Reloader<T> {
         let mut trust_changed = false;
         if let Some(mut files) = self.trust.take() {
             let source = &self.sources.trust;
-            let load = |contents: &Contents| load_trust(source, contents, now);
+            let load =
+                |contents: &[FileContents]| TrustBundle::from_contents(source, contents, now);
             if let Some(loaded) =
                 files.update(forced, trust.as_ref(), load, &self.metrics, &mut result, now)
             {
@@ -320,8 +326,8 @@ impl<T: Send + Sync> Reloader<T> {
             let chains = |own: &OwnCertificate| {
                 trust.as_ref().is_some_and(|trust| trust.verifies(own, role, now))
             };
-            let load = |contents: &Contents| {
-                let loaded = load_certificate(paths, contents, role, now)?;
+            let load = |contents: &[FileContents]| {
+                let loaded = OwnCertificate::from_contents(paths, contents, role, now)?;
                 // Where both ends share a bundle, a certificate that it does not verify is a mistake,
                 // or arrived before its root.
                 if current.own.as_deref().is_some_and(chains) && !chains(&loaded) {
@@ -342,9 +348,9 @@ impl<T: Send + Sync> Reloader<T> {
                     expires = format_rfc3339(loaded.not_after(now)),
                     "TLS identity reloaded"
                 );
-                warn_if_readable_by_others(&paths.key);
                 own = Some(loaded);
             }
+            self.key_mode.check(&paths.key);
             self.certificate = Some(files);
         }
         for files in [&self.certificate, &self.trust].into_iter().flatten() {
@@ -396,6 +402,9 @@ impl<T: Send + Sync> Reloader<T> {
         let now = self.settings.clock.now();
         if let Some(own) = &identity.own {
             self.own_expiry.check("own", own.leaf.not_before, own.not_after(now), now);
+            for (subject, validity) in own.others(now) {
+                self.chain_expiry.check_other(subject, validity, now);
+            }
         }
         if let Some(trust) = &identity.trust {
             let last = trust.latest_expiry();
@@ -408,42 +417,21 @@ fn next_root_change<T>(identity: &Identity<T>, now: UnixTime) -> UnixTime {
     identity.trust.as_ref().map_or(FOREVER, |trust| trust.next_change(now))
 }
 
-fn load_certificate(
-    paths: &CertKeyPaths,
-    contents: &Contents,
-    role: Role,
-    now: UnixTime,
-) -> Result<OwnCertificate, ConfigError> {
-    let [certificate, key] = contents.as_slice() else {
-        return Err(ConfigError::new(paths.certificate.display(), "it was not read"));
-    };
-    let certificate = certificate.as_ref().map_err(ConfigError::clone)?;
-    let key = key.as_ref().map_err(ConfigError::clone)?;
-    OwnCertificate::from_pem(paths, certificate, key, role, now)
-}
+/// The mode of the key's file when it was last looked at.
+#[derive(Debug, Default)]
+struct KeyMode(u32);
 
-fn warn_if_readable_by_others(key: &Path) {
-    let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o777);
-    if mode & 0o007 != 0 {
-        tracing::warn!(
-            file = %key.display(),
-            mode = format!("{mode:04o}"),
-            "Private key is readable by every user; restrict it to mode 0640 or 0600"
-        );
-    }
-}
-
-fn load_trust(
-    source: &TrustSource,
-    contents: &Contents,
-    now: UnixTime,
-) -> Result<TrustBundle, ConfigError> {
-    match (source, contents.as_slice()) {
-        (TrustSource::Bundle(path), [bytes]) => {
-            let bytes = bytes.as_ref().map_err(ConfigError::clone)?;
-            TrustBundle::from_pem(path, bytes, now)
+impl KeyMode {
+    /// Logs a warning if every user may read `key` now, and could not or by another mode before.
+    fn check(&mut self, key: &Path) {
+        let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o777);
+        if std::mem::replace(&mut self.0, mode) != mode && mode & 0o007 != 0 {
+            tracing::warn!(
+                file = %key.display(),
+                mode = format!("{mode:04o}"),
+                "Private key is readable by every user; restrict it to mode 0640 or 0600"
+            );
         }
-        _ => TrustBundle::native(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The trust bundle: the trust anchors by which peers are verified.
 
 use std::{
-    collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,24 +10,14 @@ use rustls::{
     CertificateError, RootCertStore,
     pki_types::{CertificateDer, UnixTime},
 };
-use rustls_native_certs::load_certs_from_paths;
-
 use x509_parser::x509::X509Version;
 
 use super::{
     cert::{self, OwnCertificate, Role, Validity},
     clock::{FOREVER, format_rfc3339},
-    limits, pem,
+    limits, native_roots, pem, signature, unit_files, unsupported,
 };
-use crate::{error::ConfigError, files};
-
-/// Where distributions keep the system's roots in one file.
-const SYSTEM_FILES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+use crate::{error::ConfigError, files::FileContents};
 
 /// Where the roots come from by which peers are verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,13 +31,54 @@ pub enum TrustSource {
     Native,
 }
 
+impl TrustSource {
+    /// The files that the roots are in now.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Disabled => Vec::new(),
+            Self::Bundle(path) => vec![path.clone()],
+            Self::Native => native_roots::files(),
+        }
+    }
+}
+
 /// A root certificate, and what verifiers of chains do not look at by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Root {
+pub(super) struct Root {
     der: CertificateDer<'static>,
     validity: Validity,
     /// Whether it may issue certificates. One that may not is accepted itself, and nothing below it.
     issues: bool,
+}
+
+impl Root {
+    /// Checks that `der`, of the file `path`, can be a root.
+    pub(super) fn from_der(path: &Path, der: CertificateDer<'static>) -> Result<Self, ConfigError> {
+        let error = |reason: String| ConfigError::new(path.display(), reason);
+        let certificate =
+            cert::parse(&der).map_err(|reason| error(format!("a certificate in it {reason}")))?;
+        if let Some(reason) = unsupported::as_issuer(&certificate) {
+            return Err(error(format!("a root in it {reason}")));
+        }
+        if !certificate.is_ca() && !signature::is_self_signed(&certificate) {
+            let (subject, issuer) = (certificate.subject(), certificate.issuer());
+            let why = if subject == issuer {
+                "its own key did not sign it, or by an algorithm that is not accepted, such as SHA-1"
+                    .to_owned()
+            } else {
+                format!("it was issued by `{issuer}`")
+            };
+            return Err(error(format!("`{subject}` in it is not a root: {why}"))
+                .hint("put the certificate of the root that issued it"));
+        }
+        RootCertStore::empty()
+            .add(der.clone())
+            .map_err(|reason| error(format!("a root in it cannot be used: {reason}")))?;
+        let validity = Validity::from_parsed(&certificate);
+        // Version 1 knows no basicConstraints; such roots are old, and CAs.
+        let issues = certificate.is_ca() || certificate.version() == X509Version::V1;
+        Ok(Self { der, validity, issues })
+    }
 }
 
 /// A trust bundle. It holds at least one root.
@@ -58,15 +89,24 @@ impl TrustBundle {
     /// Reads the roots that `source` names; `None` where peers are not verified.
     ///
     /// # Errors
-    /// As [`TrustBundle::from_pem`], and when a file cannot be read.
+    /// As [`TrustBundle::from_pem`], and when a file cannot be read. Certificates of the operating
+    /// system that cannot be roots are ignored.
     pub fn load(source: &TrustSource, now: UnixTime) -> Result<Option<Self>, ConfigError> {
-        match source {
-            TrustSource::Disabled => Ok(None),
-            TrustSource::Bundle(path) => {
-                let bytes = files::read(path, pem::MAX_BYTES)?;
-                Self::from_pem(path, &bytes, now).map(Some)
-            }
-            TrustSource::Native => Self::native().map(Some),
+        if *source == TrustSource::Disabled {
+            return Ok(None);
+        }
+        Self::from_contents(source, &unit_files::read(source.files()), now).map(Some)
+    }
+
+    /// Parses the `contents` of the files of `source`.
+    pub(super) fn from_contents(
+        source: &TrustSource,
+        contents: &[FileContents],
+        now: UnixTime,
+    ) -> Result<Self, ConfigError> {
+        match (source, contents) {
+            (TrustSource::Bundle(path), [file]) => Self::from_pem(path, file.bytes()?, now),
+            _ => Self::new(native_roots::SUBJECT, native_roots::parse(contents)?, now),
         }
     }
 
@@ -77,30 +117,16 @@ impl TrustBundle {
     /// When it is damaged, holds a certificate that is not a root or that is not supported, or holds
     /// no root that is valid at `now`.
     pub fn from_pem(path: &Path, bytes: &[u8], now: UnixTime) -> Result<Self, ConfigError> {
-        let error = |reason: String| ConfigError::new(path.display(), reason);
-        let mut roots = Vec::new();
-        for der in pem::certificates(path, bytes)? {
-            let certificate = cert::parse(&der)
-                .map_err(|reason| error(format!("a certificate in it {reason}")))?;
-            if !certificate.is_ca() && certificate.issuer() != certificate.subject() {
-                return Err(error(format!(
-                    "`{}` in it is not a root: it was issued by `{}`",
-                    certificate.subject(),
-                    certificate.issuer()
-                ))
-                .hint("put the certificate of the root that issued it"));
-            }
-            if let Some(reason) = cert::unsupported(&certificate) {
-                return Err(error(format!("a root in it {reason}")));
-            }
-            RootCertStore::empty()
-                .add(der.clone())
-                .map_err(|reason| error(format!("a root in it cannot be used: {reason}")))?;
-            let validity = Validity::from_parsed(&certificate);
-            // Version 1 knows no basicConstraints; such roots are old, and CAs.
-            let issues = certificate.is_ca() || certificate.version() == X509Version::V1;
-            roots.push(Root { der, validity, issues });
-        }
+        let certificates = pem::certificates(path, bytes)?.into_iter();
+        let roots = certificates.map(|der| Root::from_der(path, der)).collect::<Result<_, _>>()?;
+        Self::new(path.display(), roots, now)
+    }
+
+    fn new(
+        subject: impl fmt::Display,
+        roots: Vec<Root>,
+        now: UnixTime,
+    ) -> Result<Self, ConfigError> {
         let bundle = Self(roots);
         if bundle.valid(now).next().is_none() {
             let latest = bundle.latest_expiry().not_after;
@@ -109,41 +135,9 @@ impl TrustBundle {
             } else {
                 "no root in it is valid yet".to_owned()
             };
-            return Err(error(reason).hint("add a root that is valid now"));
+            return Err(ConfigError::new(subject, reason).hint("add a root that is valid now"));
         }
         Ok(bundle)
-    }
-
-    /// The roots of the operating system, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
-    ///
-    /// # Errors
-    /// When there are none, or a file that a variable names cannot be read.
-    pub fn native() -> Result<Self, ConfigError> {
-        let NativePaths { file, dirs, from_environment } = NativePaths::find();
-        let files = file.iter().map(|path| ("SSL_CERT_FILE", path, (Some(path.as_path()), None)));
-        let dirs = dirs.iter().map(|path| ("SSL_CERT_DIR", path, (None, Some(path.as_path()))));
-        let hint =
-            "name a trust bundle with ponger.acceptCert, or install the package ca-certificates";
-        let mut found = Vec::new();
-        for (variable, path, (file, dir)) in files.chain(dirs) {
-            let loaded = load_certs_from_paths(file, dir);
-            if let (Some(error), true) = (loaded.errors.first(), from_environment) {
-                let subject = format!("environment variable {variable}: `{}`", path.display());
-                return Err(ConfigError::new(subject, error).hint("correct it, or unset it"));
-            }
-            found.extend(loaded.certs);
-        }
-        let roots: Vec<_> = found
-            .into_iter()
-            .filter_map(|der| {
-                let validity = cert::validity(&der)?;
-                Some(Root { der, validity, issues: true })
-            })
-            .collect();
-        if roots.is_empty() {
-            return Err(ConfigError::new("the system's trust roots", "there are none").hint(hint));
-        }
-        Ok(Self(roots))
     }
 
     /// When a root next becomes valid or expires after `time`.
@@ -204,7 +198,7 @@ pub(super) struct PeerVerifiers<V: ?Sized> {
 
 impl<V: ?Sized> PeerVerifiers<V> {
     /// Builds a verifier, by `build`, for the anchors of `bundle` that are valid at `time`.
-    pub(super) fn build<E: std::fmt::Display>(
+    pub(super) fn build<E: fmt::Display>(
         bundle: &TrustBundle,
         time: UnixTime,
         build: impl Fn(Arc<RootCertStore>) -> Result<Arc<V>, E>,
@@ -212,7 +206,7 @@ impl<V: ?Sized> PeerVerifiers<V> {
         let (mut issuers, mut end_entities) = (RootCertStore::empty(), RootCertStore::empty());
         let mut pins = Vec::new();
         for root in bundle.valid(time) {
-            // `from_pem` has added each once already; the system's may be of any kind.
+            // Each was added once already, to a store of its own.
             if root.issues {
                 let _ = issuers.add(root.der.clone());
             } else if end_entities.add(root.der.clone()).is_ok() {
@@ -238,32 +232,4 @@ impl<V: ?Sized> PeerVerifiers<V> {
         // Every root may have expired since the bundle was read; then no peer is trusted.
         verifier.as_deref().ok_or_else(|| CertificateError::UnknownIssuer.into())
     }
-}
-
-/// Where the system's roots are.
-struct NativePaths {
-    file: Option<PathBuf>,
-    dirs: Vec<PathBuf>,
-    from_environment: bool,
-}
-
-impl NativePaths {
-    fn find() -> Self {
-        let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-        let dirs = std::env::var_os("SSL_CERT_DIR")
-            .map(|dirs| std::env::split_paths(&dirs).collect())
-            .unwrap_or_default();
-        if file.is_some() || !Vec::is_empty(&dirs) {
-            return Self { file, dirs, from_environment: true };
-        }
-        let file = SYSTEM_FILES.iter().map(PathBuf::from).find(|file| file.exists());
-        Self { file, dirs, from_environment: false }
-    }
-}
-
-/// The files that [`TrustBundle::native`] reads.
-pub(super) fn native_files() -> BTreeSet<PathBuf> {
-    let NativePaths { file, dirs, .. } = NativePaths::find();
-    let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten();
-    file.into_iter().chain(entries.filter_map(|entry| Some(entry.ok()?.path()))).collect()
 }

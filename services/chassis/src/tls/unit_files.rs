@@ -9,15 +9,14 @@ use std::{
 };
 
 use rustls::pki_types::UnixTime;
-use zeroize::Zeroizing;
 
 use super::{
     cert::CertKeyPaths,
     metrics::{IdentityMetrics, Unit},
     pem,
-    trust::{self, TrustSource},
+    trust::TrustSource,
 };
-use crate::{error::ConfigError, files};
+use crate::{error::ConfigError, files::FileContents};
 
 /// How often rejected files are verified again, in seconds: a certificate may become valid as time
 /// passes.
@@ -58,20 +57,14 @@ impl UnitFiles {
 
     /// Those of a trust bundle; `None` where there is none.
     pub(super) fn trust_bundle(source: &TrustSource) -> Option<Self> {
-        let paths: Box<dyn Fn() -> Vec<PathBuf> + Send> = match source {
-            TrustSource::Disabled => return None,
-            TrustSource::Bundle(path) => {
-                let path = path.clone();
-                Box::new(move || vec![path.clone()])
-            }
-            TrustSource::Native => Box::new(|| trust::native_files().into_iter().collect()),
-        };
-        Some(Self::new(Unit::TrustBundle, paths))
+        let source = source.clone();
+        (source != TrustSource::Disabled)
+            .then(|| Self::new(Unit::TrustBundle, Box::new(move || source.files())))
     }
 
     fn new(unit: Unit, paths: Box<dyn Fn() -> Vec<PathBuf> + Send>) -> Self {
         let metadata = metadata(&paths());
-        let digest = digest(&read(&paths()));
+        let digest = digest(&read(paths()));
         Self { unit, paths, metadata, digest, candidate: None, rejected: None, retry: false }
     }
 
@@ -80,7 +73,7 @@ impl UnitFiles {
         &mut self,
         forced: bool,
         current: Option<&Arc<U>>,
-        load: impl FnOnce(&Contents) -> Result<U, ConfigError>,
+        load: impl FnOnce(&[FileContents]) -> Result<U, ConfigError>,
         metrics: &IdentityMetrics,
         result: &mut PollResult,
         now: UnixTime,
@@ -95,7 +88,7 @@ impl UnitFiles {
             return None;
         }
         self.metadata = metadata;
-        let contents = read(&paths);
+        let contents = read(paths);
         let digest = digest(&contents);
         let is_new = digest != self.digest;
         if is_new && self.candidate != Some(digest) {
@@ -145,17 +138,15 @@ impl UnitFiles {
     }
 }
 
-/// The contents of files, or why they could not be read. Keys among them are wiped after use.
-pub(super) type Contents = Vec<Result<Zeroizing<Vec<u8>>, ConfigError>>;
-
-fn read(paths: &[PathBuf]) -> Contents {
-    paths.iter().map(|path| files::read(path, pem::MAX_BYTES).map(Zeroizing::new)).collect()
+/// Reads certificates and keys.
+pub(super) fn read(paths: impl IntoIterator<Item = PathBuf>) -> Vec<FileContents> {
+    paths.into_iter().map(|path| FileContents::read(path, pem::MAX_BYTES)).collect()
 }
 
-fn digest(contents: &Contents) -> u64 {
+fn digest(contents: &[FileContents]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in contents {
-        match file {
+        match file.bytes() {
             Ok(bytes) => bytes.hash(&mut hasher),
             Err(error) => error.to_string().hash(&mut hasher),
         }

@@ -1,6 +1,6 @@
 //! Our own certificate and key.
 
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
 
 use chassis::tls::{
     cert::{CertKeyPaths, OwnCertificate, Role, validity},
@@ -9,7 +9,7 @@ use chassis::tls::{
 use rustls::pki_types::{CertificateDer, UnixTime};
 use testkit::{
     Ca, Issued, Leaf,
-    pki::rcgen::{CustomExtension, IsCa},
+    pki::rcgen::{CustomExtension, ExtendedKeyUsagePurpose, IsCa},
     process::is_installed,
 };
 use time::Duration;
@@ -97,17 +97,25 @@ fn requires_both_files() {
 #[test]
 fn one_file_may_hold_certificate_and_key() {
     let issued = Ca::new("a root").intermediate("between").issue(&server());
-    let one = CertKeyPaths { certificate: PathBuf::from("tls.pem"), key: PathBuf::from("tls.pem") };
+    let dir = tempfile::tempdir().unwrap();
+    let [file, link] = ["both.pem", "link.pem"].map(|name| dir.path().join(name));
+    symlink("both.pem", &link).unwrap();
     for text in
         [format!("{}{}", issued.chain, issued.key), format!("{}{}", issued.key, issued.chain)]
     {
-        let text = text.as_bytes();
-        let own = OwnCertificate::from_pem(&one, text, text, Role::Server, UnixTime::now());
-        assert_eq!(own.unwrap().certified.cert.len(), 2);
+        std::fs::write(&file, &text).unwrap();
+        // By whatever path.
+        for (certificate, key) in [(&file, &file), (&file, &link), (&link, &file)] {
+            let paths = CertKeyPaths { certificate: certificate.clone(), key: key.clone() };
+            let own = OwnCertificate::load(&paths, Role::Server, UnixTime::now());
+            assert_eq!(own.unwrap().certified.cert.len(), 2);
+        }
         // A key beside the certificates is a mistake where it is meant to be elsewhere.
-        let error = OwnCertificate::from_pem(&paths(), text, text, Role::Server, UnixTime::now());
-        let expected = "tls.crt: it holds a private key, where only certificates belong; keep the key in a file of its own";
-        assert_eq!(error.unwrap_err().to_string(), expected);
+        rejects(
+            own_from_pem(&text, &issued.key, Role::Server),
+            "tls.crt: it holds a private key, where only certificates belong; ",
+            "keep the key in a file of its own",
+        );
     }
 }
 
@@ -139,7 +147,7 @@ fn rejects_key_that_cannot_be_read() {
     rejects(
         own_from_pem(&issued.chain, key, Role::Server),
         "tls.key: the key cannot be used: ",
-        "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits or more",
+        "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 to 8192 bits",
     );
 }
 
@@ -301,6 +309,13 @@ fn rejects_chain_above_the_limits() {
     let issued = ca.intermediate("6").issue(&server());
     let end = "at most 6 and 16384 are accepted; leave out what is not needed, such as the root";
     rejects(own(&issued, Role::Server), "tls.crt: it has a chain of 7 intermediates and ", end);
+    let namesakes = [(); 3].map(|()| Ca::new("a namesake").pem().to_owned()).concat();
+    let issued = root.issue(&server());
+    rejects(
+        own_from_pem(&(issued.chain + &namesakes), &issued.key, Role::Server),
+        "tls.crt: it has a chain of 3 intermediates with the same subject; ",
+        "at most 2 are accepted; leave out what is not needed, such as the root",
+    );
     let large = (0..700).fold(server(), |leaf, n| leaf.dns(&format!("a-rather-long-name-{n}")));
     rejects(
         own(&root.issue(&large), Role::Server),
@@ -397,6 +412,45 @@ fn expired_certificates_above_the_issuer_do_not_count() {
     assert_eq!(own.not_after(after), own.leaf.not_after);
 }
 
+/// A peer that needs a root has it, in one form or another.
+#[test]
+fn self_signed_certificates_above_the_leaf_do_not_count() {
+    let root = Ca::new("a root");
+    let old = |to| root.self_signed_again(-Duration::HOUR, to);
+    let junk = Ca::valid("junk", -Duration::HOUR, -Duration::MINUTE);
+    for issued in [root.issue(&server()), root.intermediate("between").issue(&server())] {
+        for other in [
+            old(Duration::MINUTE * 10),
+            old(-Duration::SECOND),
+            Ca::new("a root").pem().to_owned(),
+            Ca::new("of others").pem().to_owned(),
+            junk.pem().to_owned(),
+        ] {
+            let own = own_from_pem(&(issued.chain.clone() + &other), &issued.key, Role::Server);
+            let own = own.unwrap();
+            assert_eq!(own.not_after(UnixTime::now()), own.leaf.not_after);
+        }
+    }
+}
+
+/// One is enough, valid or not, and in any order.
+#[test]
+fn expires_with_the_last_of_several_issuers() {
+    let (one, two) = (Ca::new("one"), Ca::new("two"));
+    let between = one.intermediate("between");
+    let issued = between.issue(&server().valid(-Duration::HOUR, Duration::DAY * 2));
+    let leaf = split(&issued.chain)[0];
+    let cross = |to| two.cross_sign(&between, -Duration::HOUR, to);
+    let end = |pem: &str| validity(&der(pem)[0]).unwrap().not_after;
+    for short in [cross(Duration::MINUTE * 10), cross(-Duration::SECOND)] {
+        for chain in [[leaf, &short, between.pem()], [leaf, between.pem(), &short]] {
+            let own = own_from_pem(&chain.concat(), &issued.key, Role::Server).unwrap();
+            assert_eq!(own.not_after(UnixTime::now()), end(between.pem()));
+            assert_eq!(own.not_after(own.leaf.not_after), end(between.pem()));
+        }
+    }
+}
+
 #[test]
 fn expires_with_its_issuer() {
     let below =
@@ -455,6 +509,56 @@ fn rejects_names_and_extensions_that_cannot_be_verified() {
         .unwrap();
 }
 
+/// The uppermost certificate of a chain is an intermediate, unless it is self-signed: peers, which hold
+/// the root, look at it as a whole.
+#[test]
+fn rejects_uppermost_intermediate_that_verifiers_reject() {
+    let usage = |usages: &[ExtendedKeyUsagePurpose]| {
+        let usages = usages.to_vec();
+        Ca::new("a root").intermediate_customized("between", |params| {
+            params.extended_key_usages = usages;
+        })
+    };
+    let policies = || {
+        Ca::new("a root").intermediate_customized("between", |params| {
+            params.custom_extensions.push(critical_policies());
+        })
+    };
+    let both = Leaf::new().dns("ponger");
+    use ExtendedKeyUsagePurpose::{ClientAuth, EmailProtection, ServerAuth};
+    let between = "tls.crt: a certificate in it (`CN=between`) has ";
+    let kind = "an extended key usage that does not allow it for a";
+    for (ca, role, cause) in [
+        (usage(&[EmailProtection]), Role::Server, format!("{kind} server's certificate; ")),
+        (usage(&[ClientAuth]), Role::Server, format!("{kind} server's certificate; ")),
+        (usage(&[ServerAuth]), Role::Client, format!("{kind} client's certificate; ")),
+        (
+            policies(),
+            Role::Client,
+            "a critical extension that is not supported (2.5.29.32); ".to_owned(),
+        ),
+    ] {
+        rejects(own(&ca.issue(&both), role), &(between.to_owned() + &cause), "that extension");
+        let below = ca.intermediate("below");
+        rejects(own(&below.issue(&both), role), &(between.to_owned() + &cause), "that extension");
+    }
+    own(&usage(&[ServerAuth, ClientAuth]).issue(&both), Role::Server).unwrap();
+    // A root is trusted as it is.
+    let root = Ca::customized("a root", |params| {
+        params.extended_key_usages = vec![EmailProtection];
+        params.custom_extensions.push(critical_policies());
+    });
+    own(&with_root(&root, &both), Role::Server).unwrap();
+}
+
+fn critical_policies() -> CustomExtension {
+    // One policy, 1.2.3.
+    let mut policies =
+        CustomExtension::from_oid_content(&[2, 5, 29, 32], vec![0x30, 6, 0x30, 4, 6, 2, 0x2a, 3]);
+    policies.set_criticality(true);
+    policies
+}
+
 fn with_root(root: &Ca, leaf: &Leaf) -> Issued {
     let issued = root.issue(leaf);
     Issued { chain: issued.chain + root.pem(), key: issued.key }
@@ -487,9 +591,17 @@ fn rejects_old_keys_signatures_and_versions() {
     for (arguments, cause) in [
         (
             "-newkey rsa:1024",
-            "; use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits",
+            "(`CN=ponger`) has a key that is not supported; use an ECDSA key on P-256, P-384 ",
         ),
-        ("-newkey rsa:2048 -sha1", "is signed by an algorithm that is not accepted, such as SHA-1"),
+        (
+            "-newkey ec -pkeyopt ec_paramgen_curve:secp256k1",
+            "(`CN=ponger`) has a key that is not supported; use an ECDSA key on P-256, P-384 ",
+        ),
+        ("-newkey ed448", "(`CN=ponger`) has a key that is not supported; "),
+        (
+            "-newkey rsa:2048 -sha1",
+            "the certificate chain cannot be verified: the certificate is signed by an algorithm that is not accepted, such as SHA-1",
+        ),
         (
             explicit,
             "(`CN=ponger`) has an EC key with explicit parameters, which is not supported; ",

@@ -137,6 +137,24 @@ fn own_ends_agree_on_the_best_parameters() {
 }
 
 #[test]
+fn server_speaks_the_protocols_that_old_clients_ask_for() {
+    let pair = Pair::new();
+    for (offered, expected) in [
+        (&["http/1.0"][..], Some("http/1.0")),
+        (&["http/1.0", "http/1.1"], Some("http/1.1")),
+        (&["h2", "http/1.1"], Some("http/1.1")),
+        (&[], None),
+    ] {
+        let mut config = (*pair.foreign_client(None).config()).clone();
+        config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = "ponger".try_into().unwrap();
+        let client = ClientConnection::new(config.into(), name).unwrap();
+        let (client, _) = shake_hands(client, pair.server(ClientAuth::None, V1_3)).unwrap();
+        assert_eq!(client.alpn_protocol(), expected.map(str::as_bytes), "{offered:?}");
+    }
+}
+
+#[test]
 fn peer_without_the_hybrid_group_gets_x25519() {
     let pair = Pair::new();
     let mut old = CryptoProvider::clone(provider());

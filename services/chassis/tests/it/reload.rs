@@ -3,9 +3,9 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::symlink,
+    mem::MaybeUninit,
+    os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,14 +28,18 @@ use chassis::{
         trust::TrustSource,
     },
 };
-use rustls::{pki_types::UnixTime, time_provider::TimeProvider};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustls::{
+    pki_types::{PrivateKeyDer, UnixTime, pem::PemObject as _},
+    time_provider::TimeProvider,
+};
 use tempfile::TempDir;
 use testkit::{
     Ca, CertDir, Issued, Leaf, client::metric, clock::ManualClock, wait_until, wait_until_async,
 };
 use time::Duration as Span;
 
-use crate::support::split;
+use crate::support::{run_in_own_process, split};
 
 const POLL: Duration = Duration::from_millis(2);
 
@@ -646,6 +650,161 @@ fn expiry_is_a_metric_and_logged() {
     assert!(server.current().own_expired(server.clock.manual.now()));
 }
 
+/// What no peer needs is warned about, and does no harm.
+#[test]
+fn other_certificates_of_the_own_chain_are_warned_about_when_they_expire() {
+    let mounted = Mounted::new(Ca::new("a root"));
+    let between = mounted.root.intermediate("between");
+    let mut issued = between.issue(&Leaf::ponger("a").valid(-Span::HOUR, Span::HOUR * 20));
+    let cross = Ca::new("an old root").cross_sign(&between, -Span::HOUR, Span::HOUR * 10);
+    let junk = Ca::valid("junk", -Span::HOUR, -Span::MINUTE);
+    issued.chain += &(cross + junk.pem());
+    mounted.replace(&issued, mounted.root.pem());
+    let server = mounted.start();
+    let expired = |subject: &str| {
+        let subject = format!("own chain: CN={subject}");
+        server.logged(&["WARN", "Certificate has expired, which no peer needs", &subject])
+    };
+    let soon = || server.logged(&["WARN", "Certificate expires soon", "own chain: CN=between"]);
+    wait_until("a warning", || (expired("junk") == 1).then_some(()));
+    server.wait_for_polls();
+    assert_eq!((soon(), expired("between")), (0, 0));
+    server.clock.manual.advance(Duration::from_secs(9 * 3600));
+    wait_until("a warning", || (soon() == 1).then_some(()));
+    server.clock.manual.advance(Duration::from_secs(2 * 3600));
+    wait_until("a warning", || (expired("between") == 1).then_some(()));
+    server.wait_for_polls();
+    let now = server.clock.manual.now();
+    assert!(!server.current().own_expired(now) && server.accepts(&issued));
+    assert_eq!((server.logged(&["ERROR"]), expired("between"), expired("junk")), (0, 1, 1));
+}
+
+#[test]
+fn key_that_every_user_may_read_is_warned_about_once_for_each_change_of_its_mode() {
+    let root = Ca::new("a root");
+    let (dir, _) = plain(&root);
+    let key = dir.path().join("tls.key");
+    let set_mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    let server = Server::start(dir.path(), POLL).unwrap();
+    let warned = |mode: &str| {
+        // The first is logged where the server is started.
+        let lines = testkit::log::lines(thread::current().name().unwrap());
+        let path = key.display().to_string();
+        let mode = format!("mode={mode:?}");
+        let parts = ["WARN", "Private key is readable by every user", &path, &mode];
+        let here = lines.iter().filter(|line| parts.iter().all(|part| line.contains(part)));
+        here.count() + server.logged(&parts)
+    };
+    server.wait_for_polls();
+    assert_eq!(warned("0644"), 1);
+    for (mode, text, times) in [(0o600, "0600", 0), (0o666, "0666", 1), (0o640, "0640", 0)] {
+        set_mode(mode);
+        server.wait_for_polls();
+        assert_eq!(warned(text), times);
+    }
+    // With new files as well.
+    set_mode(0o604);
+    let new = issue(&root);
+    fs::write(&key, &new.key).unwrap();
+    fs::write(dir.path().join("tls.crt"), &new.chain).unwrap();
+    server.wait_for(&new);
+    server.wait_for_polls();
+    assert_eq!((warned("0604"), warned("0644")), (1, 1));
+}
+
+/// Contents are read when metadata has changed, and not at every poll: a key least of all.
+#[test]
+fn files_are_opened_only_when_they_have_changed() {
+    let root = Ca::new("a root");
+    let (dir, _) = plain(&root);
+    let server = Server::start(dir.path(), POLL).unwrap();
+    server.wait_for_polls();
+    let opened = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&opened, dir.path(), WatchFlags::OPEN).unwrap();
+    let names = || {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let (mut events, mut names) = (inotify::Reader::new(&opened, &mut buffer), Vec::new());
+        while let Ok(event) = events.next() {
+            names.extend(event.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+        names
+    };
+    server.wait_for_polls();
+    assert_eq!(names(), [""; 0]);
+    issue(&root).write(dir.path()).unwrap();
+    server.wait_for_polls();
+    assert!(names().contains(&"tls.key".to_owned()));
+}
+
+/// Of a key that was loaded, and of one that was replaced, nothing is left but what signs.
+///
+/// In a process of its own, whose memory never had them otherwise: it gets what to search for masked.
+#[test]
+fn no_copy_of_a_key_stays_in_memory() {
+    const DIR: &str = "CHASSIS_TEST_SECRETS";
+    const MASK: u8 = 0x55;
+    let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else {
+        let root = Ca::new("a root");
+        let (dir, first) = plain(&root);
+        let second = issue(&root);
+        fs::create_dir(dir.path().join("next")).unwrap();
+        second.write(&dir.path().join("next")).unwrap();
+        let mut secrets = Vec::new();
+        for issued in [&first, &second] {
+            let text = issued.key.lines().filter(|line| !line.starts_with('-'));
+            secrets.extend(text.map(|line| line.as_bytes().to_vec()));
+            let der = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+            secrets.push(der.secret_der()[..68].to_vec());
+        }
+        for (number, secret) in secrets.iter().enumerate() {
+            let masked: Vec<_> = secret.iter().map(|byte| byte ^ MASK).collect();
+            fs::write(dir.path().join(format!("masked-{number}")), masked).unwrap();
+        }
+        let variables = [(DIR, dir.path().as_os_str())];
+        return run_in_own_process("reload::no_copy_of_a_key_stays_in_memory", &variables);
+    };
+    let masked: Vec<_> =
+        (0..).map_while(|n| fs::read(dir.join(format!("masked-{n}"))).ok()).collect();
+    assert!(masked.len() >= 8, "both keys");
+    let find = || {
+        let memory = fs::File::open("/proc/self/mem").unwrap();
+        let (mut found, mut contents) = (Vec::new(), Vec::new());
+        for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+            contents.resize(usize::try_from(end - start).unwrap(), 0);
+            if !rest.starts_with("rw") || memory.read_exact_at(&mut contents, start).is_err() {
+                continue;
+            }
+            let starts_with = |(at, _): &(usize, _), secret: &&Vec<u8>| {
+                let here = contents[*at..].iter().map(|byte| byte ^ MASK);
+                contents.len() - at >= secret.len() && here.zip(secret.iter()).all(|(a, b)| a == *b)
+            };
+            for place in contents.iter().map(|byte| byte ^ MASK).enumerate() {
+                let likely = masked.iter().filter(|secret| secret[0] == place.1);
+                if likely.clone().any(|secret| starts_with(&place, &secret)) {
+                    found.push(line.to_owned());
+                }
+            }
+        }
+        found
+    };
+    let server = Server::start(&dir, POLL).unwrap();
+    assert_eq!(find(), [""; 0], "after the start");
+    for name in ["tls.crt", "tls.key"] {
+        fs::rename(dir.join("next").join(name), dir.join(name)).unwrap();
+    }
+    let chain = fs::read_to_string(dir.join("tls.crt")).unwrap();
+    server.wait_for(&Issued { chain, key: String::new() });
+    assert_eq!(find(), [""; 0], "after a reload");
+    // The search finds what is there.
+    let copy: Vec<_> = masked[0].iter().map(|byte| byte ^ MASK).collect();
+    assert!(!find().is_empty(), "{} bytes", copy.len());
+    std::hint::black_box(&copy);
+}
+
 /// `SSL_CERT_FILE` and `SSL_CERT_DIR` are read in a process of its own, which has them.
 #[test]
 fn follows_native_roots_that_variables_name() {
@@ -654,35 +813,24 @@ fn follows_native_roots_that_variables_name() {
         let (dir, _) = plain(&Ca::new("a root"));
         fs::create_dir(dir.path().join("roots")).unwrap();
         fs::write(dir.path().join("roots/00000000.0"), Ca::new("in the directory").pem()).unwrap();
-        for file in ["ca.crt", "missing.crt"] {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command
-                .args(["--exact", "reload::follows_native_roots_that_variables_name"])
-                .env(DIR, dir.path())
-                .env("SSL_CERT_FILE", dir.path().join(file))
-                .env("SSL_CERT_DIR", dir.path().join("roots"));
-            let output = command.output().unwrap();
-            let printed = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
-        }
-        return;
+        return run_in_own_process(
+            "reload::follows_native_roots_that_variables_name",
+            &[
+                (DIR, dir.path().as_os_str()),
+                ("SSL_CERT_FILE", dir.path().join("ca.crt").as_os_str()),
+                ("SSL_CERT_DIR", dir.path().join("roots").as_os_str()),
+            ],
+        );
     };
-    let start = || Server::start_with(&dir, TrustSource::Native, POLL);
-    let file = PathBuf::from(std::env::var_os("SSL_CERT_FILE").unwrap());
-    if !file.exists() {
-        let message = start().err().expect("a rejection").to_string();
-        assert!(message.starts_with("environment variable SSL_CERT_"), "{message}");
-        assert!(message.contains("missing.crt"), "{message}");
-        return;
-    }
-    let server = start().unwrap();
+    let file = dir.join("ca.crt");
+    let server = Server::start_with(&dir, TrustSource::Native, POLL).unwrap();
     let trust = || server.current().trust.clone().unwrap().active_count(UnixTime::now());
     assert_eq!(trust(), 2);
     fs::write(dir.join("roots/00000001.0"), Ca::new("another root").pem()).unwrap();
     wait_until("a third root", || (trust() == 3).then_some(()));
     let other = Ca::new("another root");
     fs::write(dir.join("new"), other.pem()).unwrap();
-    fs::rename(dir.join("new"), file).unwrap();
+    fs::rename(dir.join("new"), &file).unwrap();
     server.wait_until_accepts(&issue(&other), true);
     fs::remove_file(dir.join("roots/00000000.0")).unwrap();
     wait_until("two roots", || (trust() == 2).then_some(()));
@@ -690,4 +838,13 @@ fn follows_native_roots_that_variables_name() {
     fs::write(dir.join("roots/00000002.0"), "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
     server.wait_for_rejections(Unit::TrustBundle, 1.0);
     assert_eq!(trust(), 2);
+    // A pipe is not waited for, now and when it is there at the next reload.
+    fs::remove_file(&file).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RWXU).unwrap();
+    let pipe = format!("{} (environment variable SSL_CERT_FILE): it is not a", file.display());
+    wait_until("the log line", || (server.logged(&[FAILED, &pipe]) > 0).then_some(()));
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, Ca::new("a third root").pem()).unwrap();
+    fs::remove_file(dir.join("roots/00000002.0")).unwrap();
+    server.wait_until_accepts(&issue(&other), false);
 }

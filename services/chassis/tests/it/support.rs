@@ -1,7 +1,9 @@
 //! What the tests share beyond testkit.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
 };
 
@@ -88,6 +90,15 @@ pub(crate) fn client_trusting(roots: &str, server: (&str, Option<&str>)) -> Clie
     client_tls(None, roots, server, rustls::DEFAULT_VERSIONS)
 }
 
+/// A client that expects the server `name`, and verifies it by `roots`.
+pub(crate) fn client_of(roots: &TrustBundle, name: &'static str) -> ClientTls {
+    let name = ServerName::try_from(name).expect("what the test needs");
+    let (server, clock) = (ExpectedServer { name, id: None }, Clock::system());
+    let versions = rustls::DEFAULT_VERSIONS;
+    ClientTls::build(None, Some(roots), &server, versions, &clock, clock.now())
+        .expect("what the test needs")
+}
+
 /// Why `verifier` rejects the chain now, if it does.
 pub(crate) fn rejection(
     verifier: &impl VerifyPeer,
@@ -111,6 +122,19 @@ pub(crate) fn der(pem: &str) -> Vec<CertificateDer<'static>> {
 /// The PEM of each certificate of `pem`.
 pub(crate) fn split(pem: &str) -> Vec<&str> {
     pem.split_inclusive("-----END CERTIFICATE-----\n").collect()
+}
+
+/// Runs the test `name` again in a process of its own, with the `variables` and none that name
+/// trust roots.
+pub(crate) fn run_in_own_process(name: &str, variables: &[(&str, &OsStr)]) {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", name]).env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+    command.envs(variables.iter().copied());
+    let output = command.output().expect("a process");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let context = String::from_utf8_lossy(&output.stderr);
+    let passed = output.status.success() && printed.contains("1 passed");
+    assert!(passed, "{variables:?}\n{printed}\n{context}");
 }
 
 /// Makes a certificate signed by its own key with `openssl`, `tls.crt` and `tls.key` in `dir`, for

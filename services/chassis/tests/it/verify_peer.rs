@@ -4,7 +4,13 @@ use chassis::{
     failure::FailureReason::{
         self, TlsExpired, TlsNoCertificate, TlsNotYetValid, TlsUntrusted, TlsWrongId, TlsWrongName,
     },
-    tls::{cert::validity, classify, identity::VerifyPeer, limits, server::ClientAuth},
+    tls::{
+        cert::validity,
+        classify,
+        identity::VerifyPeer,
+        limits::{self, ChainTooLarge},
+        server::ClientAuth,
+    },
 };
 use rustls::{
     CertificateError, Error,
@@ -208,10 +214,9 @@ fn rejects_empty_chain_and_any_where_clients_are_not_verified() {
 fn rejects_chain_above_the_limits_before_verifying_it() {
     let root = Ca::new("a root");
     let leaf = root.issue(&Leaf::ponger("a")).chain_der();
-    // Any certificate will do, since none is needed.
-    let junk = der(Ca::new("junk").pem());
-    let chain =
-        |count| -> Vec<_> { leaf.iter().chain(junk.iter().cycle().take(count)).cloned().collect() };
+    // Any certificates will do, since none is needed.
+    let junk: Vec<_> = (0..20).flat_map(|n| der(Ca::new(&format!("junk {n}")).pem())).collect();
+    let chain = |count| -> Vec<_> { leaf.iter().chain(&junk[..count]).cloned().collect() };
     let large = root.issue(
         &(0..700).fold(Leaf::ponger("a"), |leaf, n| leaf.dns(&format!("a-rather-long-name-{n}"))),
     );
@@ -236,33 +241,73 @@ fn rejects_chain_above_the_limits_before_verifying_it() {
 }
 
 fn is_too_large(error: &Error) -> bool {
-    format!("{error:?}").contains("ChainTooLarge")
+    matches!(error, Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<ChainTooLarge>())
 }
 
-/// A web of cross-signed intermediates in which no path leads to a root: those that are searched in
-/// full cost a second of CPU.
+#[test]
+fn accepts_two_intermediates_of_one_subject_and_no_more() {
+    let root = Ca::new("a root");
+    let between = root.intermediate("between");
+    let leaf = between.issue(&Leaf::ponger("a")).chain_der();
+    let (from, to) = (-Duration::HOUR, Duration::DAY);
+    let crossed = |name| der(&Ca::new(name).cross_sign(&between, from, to));
+    let server = server_trusting(root.pem());
+    let two = [&leaf[..1], &crossed("another root"), &leaf[1..]].concat();
+    assert_eq!(rejection(&server, &two), None);
+    for chain in [
+        [two.clone(), crossed("a third root")].concat(),
+        // What we cannot read may be what the search can.
+        [leaf, vec![CertificateDer::from(vec![0x30, 0]); 3]].concat(),
+    ] {
+        let error = server.verify_peer(&chain, UnixTime::now()).unwrap_err();
+        let failure = classify::from_io("the peer", &std::io::Error::other(error));
+        assert_eq!(
+            failure.cause,
+            "the peer's certificate has a chain of 3 intermediates with the same subject; at most 2 are accepted"
+        );
+    }
+}
+
+/// Webs of intermediates in which no path leads to a root: those that are searched in full cost a
+/// second of CPU, and the limits of webpki's search 40 ms.
 #[test]
 fn chain_made_to_be_slow_is_rejected_by_its_size_or_searched_quickly() {
-    let root = Ca::new("a root");
-    let web: Vec<_> = (0..8).map(|_| Ca::new("in the web")).collect();
-    let leaf = web[0].issue(&Leaf::ponger("a")).chain_der();
-    let (from, to) = (-Duration::HOUR, Duration::DAY);
-    let crossed: Vec<_> = web
-        .iter()
-        .flat_map(|issuer| web.iter().map(|subject| issuer.cross_sign(subject, from, to)))
-        .flat_map(|pem| der(&pem))
-        .collect();
+    // Named as the root, so that its key, the slowest, is tried at each turn.
+    let root = Ca::with_p384("in the web");
     let server = server_trusting(root.pem());
-    let verify = |intermediates: usize| {
-        let chain: Vec<_> = leaf.iter().chain(&crossed[..intermediates]).cloned().collect();
+    let (from, to) = (-Duration::HOUR, Duration::DAY);
+    // The intermediates of `name`, each signed by each of `issuers`.
+    let layer = |cas: &[Ca], issuers: &[Ca]| -> Vec<_> {
+        let signed = |ca| issuers.iter().map(move |issuer: &Ca| issuer.cross_sign(ca, from, to));
+        cas.iter().flat_map(signed).flat_map(|pem| der(&pem)).collect()
+    };
+    let two = |name: &str| [Ca::new(name), Ca::new(name)];
+    let web: Vec<_> = (0..8).map(|_| Ca::new("in the web")).collect();
+    let crossed = layer(&web, &web);
+    let leaf = web[0].issue(&Leaf::ponger("a")).chain_der();
+    let verify = |leaf: &[CertificateDer<'static>], intermediates: &[CertificateDer<'static>]| {
+        let chain = [leaf, intermediates].concat();
         server.verify_peer(&chain, UnixTime::now()).expect_err("an untrusted chain")
     };
-    assert!(is_too_large(&verify(crossed.len())));
-    assert!(is_too_large(&verify(limits::MAX_INTERMEDIATES + 1)));
-    // webpki limits its search by itself; the largest chain stays far below that.
-    let error = verify(limits::MAX_INTERMEDIATES);
-    assert!(
-        matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer)),
-        "{error:?}"
-    );
+    for count in [limits::MAX_OF_ONE_SUBJECT + 1, limits::MAX_INTERMEDIATES, crossed.len()] {
+        assert!(is_too_large(&verify(&leaf, &crossed[..count])));
+    }
+    // The largest that are searched: two of each of three subjects, in layers and as a ring.
+    let [low, middle, high] = [two("low"), two("middle"), two("in the web")];
+    let leaf = low[0].issue(&Leaf::ponger("a")).chain_der();
+    let layers = [layer(&low[..1], &middle), layer(&middle[..1], &high), layer(&high[..1], &high)];
+    let ring = [layer(&low[..1], &high), layer(&high[..1], &middle), layer(&middle[..1], &low)];
+    for web in [layers.concat(), ring.concat()] {
+        assert_eq!(web.len(), limits::MAX_INTERMEDIATES);
+        let error = verify(&leaf[..1], &web);
+        assert!(
+            matches!(
+                error,
+                Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature
+                )
+            ),
+            "{error:?}"
+        );
+    }
 }
