@@ -438,7 +438,7 @@ impl KeyMode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::{metrics::Metrics, tls::trust::TrustSource};
 
     #[test]
     fn reloading_has_stopped_once_a_poll_is_a_minute_overdue() {
