@@ -9,7 +9,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{error, signals::Signals};
+use crate::{
+    error::{self, ConfigError},
+    signals::Signals,
+};
+
+/// How many descriptors the runtime needs at most: for its selector, wakers and signals.
+const RUNTIME_DESCRIPTORS: usize = 8;
 
 /// How long a start may still take after a signal to stop. One that does not hang ends before, and
 /// the service then stops as at any other time.
@@ -20,9 +26,19 @@ const START_GRACE: Duration = Duration::from_secs(1);
 /// The process ends at once, as soon as `main` is done: a thread that hangs in a system call, as the
 /// resolver's may, is not waited for.
 pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
-    let system = actix_rt::System::new();
-    let code = system.block_on(main).unwrap_or_else(|error| error::exit_code(service, &error));
+    let code = check_descriptors()
+        .map_err(Into::into)
+        .and_then(|()| actix_rt::System::new().block_on(main))
+        .unwrap_or_else(|error| error::exit_code(service, &error));
     std::process::exit(code.into())
+}
+
+/// Checks that the runtime can have its descriptors, without which it panics.
+fn check_descriptors() -> Result<(), ConfigError> {
+    let pipes: io::Result<Vec<_>> = (0..RUNTIME_DESCRIPTORS / 2).map(|_| io::pipe()).collect();
+    pipes.map(drop).map_err(|error| {
+        ConfigError::new("the limit of open files", error).hint("raise it (`ulimit -n`)")
+    })
 }
 
 /// Runs `start` on a thread of its own and returns its result. A disk or an output that hangs must not

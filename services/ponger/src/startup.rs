@@ -162,8 +162,9 @@ impl Application {
                     .configure(routes::configure)
             })
             .context(LISTENER)?;
-        let mut server = RunningServer::spawn(LISTENER, server);
+        // First, since connections to the other one could take the descriptors that it needs.
         let mut admin = self.admin.run()?;
+        let mut server = RunningServer::spawn(LISTENER, server);
         self.readiness.set("starting", false);
         let client_auth = self.client_auth;
         tracing::info!(%address, admin = %admin_address, tls, client_auth, "Listening");
