@@ -6,7 +6,8 @@
 //! ```
 //!
 //! - [`pem`]: PEM files, and what is wrong with them
-//! - [`cert`]: our own certificate chain and key, verified before use
+//! - [`cert`]: our own certificate chain and key, verified before use (`signature`, `unsupported`: what
+//!   verifiers cannot verify)
 //! - [`trust`]: the trust bundle (`native_roots`: that of the system)
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
@@ -38,6 +39,7 @@ pub mod server;
 mod signature;
 pub mod trust;
 mod unit_files;
+mod unsupported;
 
 use std::sync::{Arc, OnceLock};
 

@@ -267,6 +267,20 @@ impl Ca {
         Self::from_params(ca_params(common_name, from, to), Some(self))
     }
 
+    /// An intermediate below this authority with the contents that `change` gives it.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a key or a signature.
+    pub fn intermediate_customized(
+        &self,
+        common_name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let mut params = ca_params(common_name, -Duration::HOUR, Duration::DAY);
+        change(&mut params);
+        Self::from_params(params, Some(self))
+    }
+
     /// A root with a key on P-384, which takes longest to verify by.
     ///
     /// # Panics

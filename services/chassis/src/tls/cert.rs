@@ -8,21 +8,14 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
-use x509_parser::{
-    asn1_rs::{Oid, Tagged as _},
-    certificate::X509Certificate,
-    extensions::GeneralName,
-    oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY,
-    prelude::FromDer as _,
-    x509::X509Version,
-};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, x509::X509Version};
 
 use super::{
     classify::describe,
     clock::{format_rfc3339, from_timestamp},
     limits,
     peer_id::SubjectAltNames,
-    pem, provider, unit_files,
+    pem, provider, signature, unit_files, unsupported,
 };
 use crate::{error::ConfigError, files::FileContents};
 
@@ -252,10 +245,8 @@ impl Preflight<'_> {
         limits::check_chain(leaf, rest).map_err(|error| {
             self.error(format!("it {error}")).hint("leave out what is not needed, such as the root")
         })?;
-        for der in self.chain {
-            if let Some(reason) = unsupported(&self.parse(der)?) {
-                return Err(self.error(format!("a certificate in it {reason}")));
-            }
+        if let Some(reason) = unsupported::key(&self.parse(leaf)?) {
+            return Err(self.error(format!("a certificate in it {reason}")));
         }
         let path = self.path_of_issuers()?;
         for der in &path {
@@ -269,6 +260,14 @@ impl Preflight<'_> {
                     ))
                     .hint("issue the leaf with a CA whose certificate says CA:TRUE"));
             }
+            if let Some(reason) = unsupported::as_issuer(&issuer) {
+                return Err(self.error(format!("a certificate in it {reason}")));
+            }
+            let is_root = signature::is_self_signed(&issuer);
+            let reason = unsupported::as_intermediate(&issuer, self.role);
+            if let (false, Some(reason)) = (is_root, reason) {
+                return Err(self.error(format!("a certificate in it {reason}")));
+            }
         }
         let verified = match path.as_slice() {
             [below @ .., anchor] => self.verify(below, anchor),
@@ -281,7 +280,7 @@ impl Preflight<'_> {
             Err(rustls::Error::InvalidCertificate(error)) => {
                 return Err(self
                     .error(format!(
-                        "the certificate chain cannot be verified: {}",
+                        "the certificate chain cannot be verified: the certificate {}",
                         describe(&error)
                     ))
                     .hint(
@@ -372,16 +371,15 @@ impl Preflight<'_> {
             )
             .hint("use the key and the certificate that were made together"),
             rustls::Error::InvalidCertificate(error) => self
-                .error(format!("the certificate cannot be used: {}", describe(error)))
+                .error(format!("the certificate {}", describe(error)))
                 .hint("reissue it without what is not supported"),
             other => {
                 let reason = match other {
                     rustls::Error::General(reason) => reason.clone(),
                     other => other.to_string(),
                 };
-                ConfigError::new(key, format!("the key cannot be used: {reason}")).hint(
-                    "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits or more",
-                )
+                ConfigError::new(key, format!("the key cannot be used: {reason}"))
+                    .hint(unsupported::SUPPORTED_KEYS)
             }
         }
     }
@@ -420,30 +418,6 @@ fn is_not_its_issuers(error: &rustls::Error) -> bool {
         error,
         rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature | OtherKind { .. })
     )
-}
-
-/// What webpki and aws-lc do not support in a certificate, and would report with a misleading reason.
-pub(super) fn unsupported(certificate: &X509Certificate<'_>) -> Option<String> {
-    let subject = certificate.subject();
-    let key = &certificate.public_key().algorithm;
-    let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.tag() == Oid::TAG);
-    if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && !is_named_curve() {
-        return Some(format!(
-            "(`{subject}`) has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256"
-        ));
-    }
-    let constraints = certificate.name_constraints().ok().flatten()?.value;
-    let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
-    let of_uris = subtrees
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|subtree| matches!(subtree.base, GeneralName::URI(_)));
-    of_uris.then(|| {
-        format!(
-            "(`{subject}`) has a name constraint on URIs, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only"
-        )
-    })
 }
 
 /// Parses one certificate; the error completes "a certificate in it ...".

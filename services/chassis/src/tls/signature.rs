@@ -4,6 +4,7 @@ use rustls::pki_types::SignatureVerificationAlgorithm;
 use x509_parser::{
     asn1_rs::{Any, FromDer as _},
     certificate::X509Certificate,
+    public_key::PublicKey,
 };
 
 use super::provider;
@@ -28,6 +29,22 @@ pub(super) fn is_signed_by(
     algorithms_of_key(issuer)
         .filter(|algorithm| algorithm.signature_alg_id().as_ref() == id)
         .any(|algorithm| algorithm.verify_signature(key, message, signature).is_ok())
+}
+
+/// Whether signatures by the key of `certificate` can be verified.
+pub(super) fn is_supported_key(certificate: &X509Certificate<'_>) -> bool {
+    let is_usable_size = match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => (2048..=8192).contains(&key.key_size()),
+        _ => true,
+    };
+    is_usable_size && algorithms_of_key(certificate).next().is_some()
+}
+
+/// Whether the algorithm by which `certificate` was signed can be verified, with one key or another.
+pub(super) fn is_accepted_algorithm(certificate: &X509Certificate<'_>) -> bool {
+    let id = signature_algorithm(certificate);
+    let mut all = provider().signature_verification_algorithms.all.iter();
+    all.any(|algorithm| id == Some(algorithm.signature_alg_id().as_ref()))
 }
 
 /// The algorithms that signatures by the key of `certificate` are verified with.

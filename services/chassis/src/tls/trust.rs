@@ -15,7 +15,7 @@ use x509_parser::x509::X509Version;
 use super::{
     cert::{self, OwnCertificate, Role, Validity},
     clock::{FOREVER, format_rfc3339},
-    limits, native_roots, pem, signature, unit_files,
+    limits, native_roots, pem, signature, unit_files, unsupported,
 };
 use crate::{error::ConfigError, files::FileContents};
 
@@ -57,6 +57,9 @@ impl Root {
         let error = |reason: String| ConfigError::new(path.display(), reason);
         let certificate =
             cert::parse(&der).map_err(|reason| error(format!("a certificate in it {reason}")))?;
+        if let Some(reason) = unsupported::as_issuer(&certificate) {
+            return Err(error(format!("a root in it {reason}")));
+        }
         if !certificate.is_ca() && !signature::is_self_signed(&certificate) {
             let (subject, issuer) = (certificate.subject(), certificate.issuer());
             let why = if subject == issuer {
@@ -67,9 +70,6 @@ impl Root {
             };
             return Err(error(format!("`{subject}` in it is not a root: {why}"))
                 .hint("put the certificate of the root that issued it"));
-        }
-        if let Some(reason) = cert::unsupported(&certificate) {
-            return Err(error(format!("a root in it {reason}")));
         }
         RootCertStore::empty()
             .add(der.clone())

@@ -9,8 +9,8 @@ use chassis::tls::{
 use rustls::pki_types::{CertificateDer, UnixTime};
 use testkit::{
     Ca, Issued, Leaf,
-    pki::rcgen::{CustomExtension, IsCa},
-    process::is_installed,
+    pki::rcgen::{CustomExtension, ExtendedKeyUsagePurpose, IsCa},
+    process::{is_installed, openssl},
 };
 use time::Duration;
 
@@ -139,7 +139,7 @@ fn rejects_key_that_cannot_be_read() {
     rejects(
         own_from_pem(&issued.chain, key, Role::Server),
         "tls.key: the key cannot be used: ",
-        "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits or more",
+        "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 to 8192 bits",
     );
 }
 
@@ -462,9 +462,85 @@ fn rejects_names_and_extensions_that_cannot_be_verified() {
         .unwrap();
 }
 
+/// The uppermost certificate of a chain is an intermediate, unless it is self-signed: peers, which hold
+/// the root, look at it as a whole.
+#[test]
+fn rejects_uppermost_intermediate_that_verifiers_reject() {
+    let usage = |usages: &[ExtendedKeyUsagePurpose]| {
+        let usages = usages.to_vec();
+        Ca::new("a root").intermediate_customized("between", |params| {
+            params.extended_key_usages = usages;
+        })
+    };
+    let policies = || {
+        Ca::new("a root").intermediate_customized("between", |params| {
+            params.custom_extensions.push(critical_policies());
+        })
+    };
+    let both = Leaf::new().dns("ponger");
+    use ExtendedKeyUsagePurpose::{ClientAuth, EmailProtection, ServerAuth};
+    let between = "tls.crt: a certificate in it (`CN=between`) has ";
+    let kind = "an extended key usage that does not allow it for a";
+    for (ca, role, cause) in [
+        (usage(&[EmailProtection]), Role::Server, format!("{kind} server's certificate; ")),
+        (usage(&[ClientAuth]), Role::Server, format!("{kind} server's certificate; ")),
+        (usage(&[ServerAuth]), Role::Client, format!("{kind} client's certificate; ")),
+        (
+            policies(),
+            Role::Client,
+            "a critical extension that is not supported (2.5.29.32); ".to_owned(),
+        ),
+    ] {
+        rejects(own(&ca.issue(&both), role), &(between.to_owned() + &cause), "that extension");
+        let below = ca.intermediate("below");
+        rejects(own(&below.issue(&both), role), &(between.to_owned() + &cause), "that extension");
+    }
+    own(&usage(&[ServerAuth, ClientAuth]).issue(&both), Role::Server).unwrap();
+    // A root is trusted as it is.
+    let root = Ca::customized("a root", |params| {
+        params.extended_key_usages = vec![EmailProtection];
+        params.custom_extensions.push(critical_policies());
+    });
+    own(&with_root(&root, &both), Role::Server).unwrap();
+}
+
+fn critical_policies() -> CustomExtension {
+    // One policy, 1.2.3.
+    let mut policies =
+        CustomExtension::from_oid_content(&[2, 5, 29, 32], vec![0x30, 6, 0x30, 4, 6, 2, 0x2a, 3]);
+    policies.set_criticality(true);
+    policies
+}
+
 fn with_root(root: &Ca, leaf: &Leaf) -> Issued {
     let issued = root.issue(leaf);
     Issued { chain: issued.chain + root.pem(), key: issued.key }
+}
+
+#[test]
+fn rejects_intermediate_that_is_signed_with_sha_1() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[req]\ndistinguished_name = dn\n[dn]\n[ca]\nbasicConstraints = CA:TRUE\n[leaf]\nsubjectAltName = DNS:ponger\n";
+    std::fs::write(dir.path().join("conf"), config).unwrap();
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -config conf";
+    for command in [
+        format!("req -x509 {new} -days 1 -extensions ca -subj /CN=root -keyout root.key -out root.crt"),
+        format!("req -new {new} -subj /CN=between -keyout between.key -out between.csr"),
+        "x509 -req -sha1 -days 1 -in between.csr -CA root.crt -CAkey root.key -CAcreateserial -extfile conf -extensions ca -out between.crt".to_owned(),
+        format!("req -new {new} -subj /CN=ponger -keyout tls.key -out tls.csr"),
+        "x509 -req -days 1 -in tls.csr -CA between.crt -CAkey between.key -CAcreateserial -extfile conf -extensions leaf -out tls.crt".to_owned(),
+    ] {
+        openssl(dir.path(), &command.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    rejects(
+        own_from_pem(&(read("tls.crt") + &read("between.crt")), &read("tls.key"), Role::Server),
+        "tls.crt: a certificate in it (`CN=between`) is signed by an algorithm that is not accepted, such as SHA-1; ",
+        "reissue it with SHA-256 or better",
+    );
 }
 
 #[test]
@@ -494,9 +570,17 @@ fn rejects_old_keys_signatures_and_versions() {
     for (arguments, cause) in [
         (
             "-newkey rsa:1024",
-            "; use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 bits",
+            "(`CN=ponger`) has a key that is not supported; use an ECDSA key on P-256, P-384 ",
         ),
-        ("-newkey rsa:2048 -sha1", "is signed by an algorithm that is not accepted, such as SHA-1"),
+        (
+            "-newkey ec -pkeyopt ec_paramgen_curve:secp256k1",
+            "(`CN=ponger`) has a key that is not supported; use an ECDSA key on P-256, P-384 ",
+        ),
+        ("-newkey ed448", "(`CN=ponger`) has a key that is not supported; "),
+        (
+            "-newkey rsa:2048 -sha1",
+            "the certificate chain cannot be verified: the certificate is signed by an algorithm that is not accepted, such as SHA-1",
+        ),
         (
             explicit,
             "(`CN=ponger`) has an EC key with explicit parameters, which is not supported; ",

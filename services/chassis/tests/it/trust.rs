@@ -14,14 +14,14 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use rustls::pki_types::UnixTime;
 use testkit::{
     Ca, Leaf,
-    pki::rcgen::{IsCa, SanType},
+    pki::rcgen::{DistinguishedName, GeneralSubtree, IsCa, NameConstraints, SanType},
     process::is_installed,
 };
 use time::Duration;
 
 use crate::support::{
-    bundle, client_of, der, dns_constrained, rejection, run_in_own_process, uri_name_constraint,
-    version_1_certificate,
+    bundle, client_of, der, dns_constrained, openssl_certificate, rejection, run_in_own_process,
+    uri_name_constraint, version_1_certificate,
 };
 
 fn valid() -> Ca {
@@ -159,6 +159,44 @@ fn native() -> String {
         Ok(Some(roots)) => format!("{} roots", roots.active_count(UnixTime::now())),
         Ok(None) => "no bundle".to_owned(),
         Err(error) => error.to_string(),
+    }
+}
+
+/// Otherwise every handshake would fail, with a reason that blames the leaf.
+#[test]
+fn rejects_root_that_verifies_nothing() {
+    for is_permitted in [true, false] {
+        let constrained = Ca::customized("constrained", |params| {
+            let subtrees = vec![GeneralSubtree::DirectoryName(DistinguishedName::new())];
+            let (permitted_subtrees, excluded_subtrees) =
+                if is_permitted { (subtrees, Vec::new()) } else { (Vec::new(), subtrees) };
+            params.name_constraints =
+                Some(NameConstraints { permitted_subtrees, excluded_subtrees });
+        });
+        rejects(
+            constrained.pem(),
+            "ca.crt: a root in it (`CN=constrained`) has a name constraint on directory names, ",
+            "reissue it with constraints on DNS names only",
+        );
+    }
+    if !is_installed("openssl") {
+        return;
+    }
+    for arguments in [
+        "-newkey rsa:1024",
+        "-newkey rsa-pss -pkeyopt rsa_keygen_bits:2048",
+        "-newkey ec -pkeyopt ec_paramgen_curve:secp256k1",
+        "-newkey ec -pkeyopt ec_paramgen_curve:brainpoolP256r1",
+        "-newkey ed448",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = openssl_certificate(dir.path(), &Vec::from_iter(arguments.split(' ')));
+        // A CA's or not, which the fault comes before.
+        rejects(
+            &root.chain,
+            "ca.crt: a root in it (`CN=ponger`) has a key that is not supported; use an ECDSA key",
+            "",
+        );
     }
 }
 

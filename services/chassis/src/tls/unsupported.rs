@@ -1,0 +1,90 @@
+//! What webpki and the cryptography library do not support in a certificate, and would report at each
+//! handshake, with a misleading reason. Each reason completes "a certificate in it ...".
+
+use x509_parser::{
+    asn1_rs::{Oid, Tagged as _, oid},
+    certificate::X509Certificate,
+    extensions::GeneralName,
+    oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY,
+};
+
+use super::{cert::Role, signature};
+
+/// What to use instead of an unsupported key.
+pub(super) const SUPPORTED_KEYS: &str =
+    "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 to 8192 bits";
+
+/// Why no certificate that `certificate` issued could be verified, whatever is in it.
+pub(super) fn as_issuer(certificate: &X509Certificate<'_>) -> Option<String> {
+    key(certificate).or_else(|| name_constraints(certificate))
+}
+
+/// Why a verifier in whose chain `certificate` stands below a root rejects that chain, which is that
+/// of a peer in `role`.
+pub(super) fn as_intermediate(certificate: &X509Certificate<'_>, role: Role) -> Option<String> {
+    let subject = certificate.subject();
+    if !signature::is_accepted_algorithm(certificate) {
+        return Some(format!(
+            "(`{subject}`) is signed by an algorithm that is not accepted, such as SHA-1; reissue it with SHA-256 or better"
+        ));
+    }
+    if let Some(id) = critical_extension(certificate) {
+        return Some(format!(
+            "(`{subject}`) has a critical extension that is not supported ({id}); reissue it without that extension"
+        ));
+    }
+    let usage = certificate.extended_key_usage().ok()??.value;
+    let (usable, part, wanted) = match role {
+        Role::Server => (usage.server_auth, "server's", "serverAuth"),
+        Role::Client => (usage.client_auth, "client's", "clientAuth"),
+    };
+    (!usable).then(|| {
+        format!(
+            "(`{subject}`) has an extended key usage that does not allow it for a {part} certificate; reissue it with {wanted}, or without that extension"
+        )
+    })
+}
+
+/// Why no signature by the key of `certificate` could be verified.
+pub(super) fn key(certificate: &X509Certificate<'_>) -> Option<String> {
+    let (subject, key) = (certificate.subject(), &certificate.public_key().algorithm);
+    let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.tag() == Oid::TAG);
+    if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && !is_named_curve() {
+        return Some(format!(
+            "(`{subject}`) has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256"
+        ));
+    }
+    (!signature::is_supported_key(certificate))
+        .then(|| format!("(`{subject}`) has a key that is not supported; {SUPPORTED_KEYS}"))
+}
+
+fn name_constraints(certificate: &X509Certificate<'_>) -> Option<String> {
+    let constraints = certificate.name_constraints().ok().flatten()?.value;
+    let subtrees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
+    let kind = subtrees.into_iter().flatten().flatten().find_map(|subtree| match subtree.base {
+        GeneralName::URI(_) => Some("URIs"),
+        GeneralName::DirectoryName(_) => Some("directory names"),
+        _ => None,
+    })?;
+    Some(format!(
+        "(`{}`) has a name constraint on {kind}, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only",
+        certificate.subject()
+    ))
+}
+
+/// The first critical extension that webpki does not know.
+fn critical_extension(certificate: &X509Certificate<'_>) -> Option<String> {
+    let known = [
+        oid!(2.5.29.15),               // keyUsage
+        oid!(2.5.29.17),               // subjectAltName
+        oid!(2.5.29.19),               // basicConstraints
+        oid!(2.5.29.30),               // nameConstraints
+        oid!(2.5.29.31),               // cRLDistributionPoints
+        oid!(2.5.29.37),               // extKeyUsage
+        oid!(1.3.6.1.4.1.11129.2.4.2), // signed certificate timestamps
+    ];
+    let unknown = |id: &Oid<'_>| !known.contains(id);
+    let extensions = certificate.extensions().iter();
+    let found = extensions.filter(|extension| extension.critical).map(|extension| &extension.oid);
+    found.into_iter().find(|id| unknown(id)).map(Oid::to_id_string)
+}
