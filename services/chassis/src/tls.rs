@@ -6,8 +6,8 @@
 //! ```
 //!
 //! - [`pem`]: PEM files, and what is wrong with them
-//! - [`cert`]: our own certificate chain and key, verified before use (`signature`, `unsupported`: what
-//!   verifiers cannot verify)
+//! - [`cert`]: our own certificate chain and key, verified before use (`own_chain`: who issued whom;
+//!   `signature`, `unsupported`: what verifiers cannot verify)
 //! - [`trust`]: the trust bundle (`native_roots`: that of the system)
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
@@ -32,6 +32,7 @@ pub mod identity;
 pub mod limits;
 pub mod metrics;
 mod native_roots;
+mod own_chain;
 pub mod peer_id;
 pub mod pem;
 pub mod reload;

@@ -319,6 +319,14 @@ impl Ca {
         params.signed_by(key, &self.issuer).expect("a cross-signed certificate").pem()
     }
 
+    /// Another certificate of this root for the same key, as before or after a renewal, as PEM.
+    ///
+    /// # Panics
+    /// When the cryptography library cannot make a signature.
+    pub fn self_signed_again(&self, from: Duration, to: Duration) -> String {
+        self.cross_sign(self, from, to)
+    }
+
     /// This authority's own certificate as PEM: for a root, the trust root.
     pub fn pem(&self) -> &str {
         &self.certificate

@@ -14,8 +14,9 @@ use super::{
     classify::describe,
     clock::{format_rfc3339, from_timestamp},
     limits,
+    own_chain::OwnChain,
     peer_id::SubjectAltNames,
-    pem, provider, signature, unit_files, unsupported,
+    pem, provider, unit_files, unsupported,
 };
 use crate::{error::ConfigError, files::FileContents};
 
@@ -68,8 +69,7 @@ pub struct OwnCertificate {
     pub certified: Arc<CertifiedKey>,
     /// The leaf's validity.
     pub leaf: Validity,
-    /// Of each issuer in the chain, from the leaf's upwards.
-    issuers: Vec<Validity>,
+    chain: OwnChain,
     /// The leaf's serial number, in hexadecimal.
     pub serial: String,
     /// The leaf's subject alternative names.
@@ -137,21 +137,22 @@ impl OwnCertificate {
         };
         let preflight = Preflight { paths, chain: &chain, role, now };
         let (leaf, serial, names) = preflight.check_leaf()?;
-        let issuers = preflight.check_chain()?;
+        let own_chain = preflight.check_chain()?;
         // Last: rustls wipes the key.
         let key = pem::private_key(&paths.key, key)?;
         let certified = CertifiedKey::from_der(chain.clone(), key, provider())
             .map_err(|error| preflight.describe_key_error(&error))?;
-        Ok(Self { certified: Arc::new(certified), leaf, issuers, serial, names })
+        Ok(Self { certified: Arc::new(certified), leaf, chain: own_chain, serial, names })
     }
 
-    /// The last second in which the chain can be verified, as far as it is known at `now`: the first
-    /// expiry among the leaf, its issuer, and those above that have not expired. What expired above
-    /// the issuer is no longer needed by a peer that accepts the chain still.
+    /// The last second in which the chain can be verified, as far as it is known at `now`.
     pub fn not_after(&self, now: UnixTime) -> UnixTime {
-        let needed = self.issuers.iter().take(1);
-        let above = self.issuers.iter().skip(1).take_while(|issuer| issuer.contains(now));
-        needed.chain(above).map(|issuer| issuer.not_after).fold(self.leaf.not_after, UnixTime::min)
+        self.chain.not_after(now)
+    }
+
+    /// The subject and the validity of each certificate in the chain that does not decide that.
+    pub(super) fn others(&self, now: UnixTime) -> impl Iterator<Item = (&str, Validity)> {
+        self.chain.others(now)
     }
 }
 
@@ -235,23 +236,25 @@ impl Preflight<'_> {
         Ok(validity)
     }
 
-    /// Verifies the chain as a peer would that trusts its upper end; returns its issuers' validity,
-    /// from the leaf's upwards. A leaf alone, issued by a CA that is not in the file, can only be
-    /// verified by its peers.
-    fn check_chain(&self) -> Result<Vec<Validity>, ConfigError> {
+    /// Verifies the chain as a peer would that trusts its upper end. A leaf alone, issued by a CA that
+    /// is not in the file, can only be verified by its peers.
+    fn check_chain(&self) -> Result<OwnChain, ConfigError> {
         let [leaf, rest @ ..] = self.chain else {
             return Err(self.error("it holds no certificate"));
         };
         limits::check_chain(leaf, rest).map_err(|error| {
             self.error(format!("it {error}")).hint("leave out what is not needed, such as the root")
         })?;
-        if let Some(reason) = unsupported::key(&self.parse(leaf)?) {
-            return Err(self.error(format!("a certificate in it {reason}")));
+        let parsed = self.chain.iter().map(|der| self.parse(der)).collect::<Result<Vec<_>, _>>()?;
+        let chain = OwnChain::new(&parsed);
+        let in_it = |reason: String| self.error(format!("a certificate in it {reason}"));
+        if let Some(reason) = unsupported::key(&parsed[0]) {
+            return Err(in_it(reason));
         }
-        let path = self.path_of_issuers()?;
-        for der in &path {
+        let path = self.path_of_issuers(&chain, &parsed)?;
+        for position in &path {
             // The uppermost is the anchor of the verification below, which does not look at this.
-            let issuer = self.parse(der)?;
+            let issuer = &parsed[*position];
             if !issuer.is_ca() && issuer.version() != X509Version::V1 {
                 return Err(self
                     .error(format!(
@@ -260,15 +263,15 @@ impl Preflight<'_> {
                     ))
                     .hint("issue the leaf with a CA whose certificate says CA:TRUE"));
             }
-            if let Some(reason) = unsupported::as_issuer(&issuer) {
-                return Err(self.error(format!("a certificate in it {reason}")));
-            }
-            let is_root = signature::is_self_signed(&issuer);
-            let reason = unsupported::as_intermediate(&issuer, self.role);
-            if let (false, Some(reason)) = (is_root, reason) {
-                return Err(self.error(format!("a certificate in it {reason}")));
+            let as_intermediate = || unsupported::as_intermediate(issuer, self.role);
+            let is_root = chain.is_self_signed(*position);
+            let reason = unsupported::as_issuer(issuer)
+                .or_else(|| if is_root { None } else { as_intermediate() });
+            if let Some(reason) = reason {
+                return Err(in_it(reason));
             }
         }
+        let path: Vec<_> = path.iter().map(|position| &self.chain[*position]).collect();
         let verified = match path.as_slice() {
             [below @ .., anchor] => self.verify(below, anchor),
             [] => self.verify(&[], leaf),
@@ -293,58 +296,40 @@ impl Preflight<'_> {
                 );
             }
         }
-        path.iter().map(|der| Ok(Validity::from_parsed(&self.parse(der)?))).collect()
+        Ok(chain)
     }
 
-    /// The certificates of the chain that lead from the leaf upwards and are valid now. Others are
-    /// of no use to a verifier, which ignores them too.
-    fn path_of_issuers(&self) -> Result<Vec<&CertificateDer<'static>>, ConfigError> {
-        let mut rest: Vec<_> = self.chain[1..].iter().collect();
-        let mut path = Vec::new();
-        let mut below = &self.chain[0];
-        while let Some(position) = self.position_of_issuer(below, &path, &rest)? {
-            below = rest.remove(position);
-            path.push(below);
-        }
-        if let (true, Some(first)) = (path.is_empty(), rest.first()) {
-            let (leaf, first) = (self.parse(&self.chain[0])?, self.parse(first)?);
-            self.check_validity(&first, &format!("the intermediate `{}`", first.subject()))?;
-            return Err(self
-                .error(format!(
-                    "no certificate after the leaf is its issuer `{}`; the first is `{}`",
-                    leaf.issuer(),
-                    first.subject()
-                ))
-                .hint("put the leaf first, then each certificate's issuer"));
-        }
-        Ok(path)
-    }
-
-    /// Which of `candidates` is the issuer of `certificate`, to which `path` leads from the leaf.
-    fn position_of_issuer(
+    /// The positions of the certificates that lead from the leaf upwards, where it has an issuer in the
+    /// file or needs none there.
+    fn path_of_issuers(
         &self,
-        certificate: &CertificateDer<'_>,
-        path: &[&CertificateDer<'static>],
-        candidates: &[&CertificateDer<'static>],
-    ) -> Result<Option<usize>, ConfigError> {
-        let certificate = self.parse(certificate)?;
-        let mut named = Vec::new();
-        for (position, der) in candidates.iter().enumerate() {
-            let candidate = self.parse(der)?;
-            if candidate.subject() == certificate.issuer()
-                && Validity::from_parsed(&candidate).contains(self.now)
-            {
-                named.push(position);
-            }
-        }
-        // Several CAs may have one name: their keys tell them apart.
-        let is_issuer = |position: &&usize| match self.verify(path, candidates[**position]) {
-            Ok(()) => true,
-            Err(error) => !is_not_its_issuers(&error),
+        chain: &OwnChain,
+        parsed: &[X509Certificate<'_>],
+    ) -> Result<Vec<usize>, ConfigError> {
+        let path = chain.path(self.now);
+        let intermediates =
+            || (1..parsed.len()).filter(|position| !chain.is_self_signed(*position));
+        let (Some(first), true) = (intermediates().next(), path.is_empty()) else {
+            return Ok(path);
         };
-        let issuer = named.iter().find(is_issuer);
-        // The leaf needs one of them; above its issuer, what does not fit is not needed.
-        Ok(issuer.or_else(|| named.first().filter(|_| path.is_empty())).copied())
+        let (leaf, first) = (&parsed[0], &parsed[first]);
+        let is_namesake = |position: &usize| {
+            let certificate = &parsed[*position];
+            certificate.subject() == leaf.issuer()
+                && Validity::from_parsed(certificate).contains(self.now)
+        };
+        // The verification says why it is not the issuer.
+        if let Some(namesake) = intermediates().find(is_namesake) {
+            return Ok(vec![namesake]);
+        }
+        self.check_validity(first, &format!("the intermediate `{}`", first.subject()))?;
+        Err(self
+            .error(format!(
+                "no certificate after the leaf is its issuer `{}`; the first is `{}`",
+                leaf.issuer(),
+                first.subject()
+            ))
+            .hint("put the leaf first, then each certificate's issuer"))
     }
 
     /// Verifies the leaf by the intermediates `below` up to `anchor`.

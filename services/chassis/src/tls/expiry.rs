@@ -7,7 +7,10 @@ use std::{
 
 use rustls::pki_types::UnixTime;
 
-use super::clock::{duration_until, format_rfc3339};
+use super::{
+    cert::Validity,
+    clock::{duration_until, format_rfc3339},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -57,6 +60,25 @@ impl ExpiryMonitor {
             Some(Expiry::Expiring(left)) => {
                 let left = humantime::format_duration(left);
                 tracing::warn!(certificate, expires = at, %left, "Certificate expires soon");
+            }
+            None => {}
+        }
+    }
+
+    /// Logs a warning about a certificate of our own chain that does not decide when that expires, if
+    /// one is due.
+    pub(super) fn check_other(&mut self, subject: &str, validity: Validity, now: UnixTime) {
+        let Validity { not_before, not_after } = validity;
+        let (subject, at) = (format!("own chain: {subject}"), format_rfc3339(not_after));
+        match self.due(not_before, not_after, now, Instant::now()) {
+            Some(Expiry::Expired) => tracing::warn!(
+                certificate = subject,
+                expired = at,
+                "Certificate has expired, which no peer needs"
+            ),
+            Some(Expiry::Expiring(left)) => {
+                let left = humantime::format_duration(left);
+                tracing::warn!(certificate = subject, expires = at, %left, "Certificate expires soon");
             }
             None => {}
         }

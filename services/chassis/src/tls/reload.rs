@@ -179,6 +179,7 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let reloader = Reloader {
         next_root_change,
         own_expiry: ExpiryMonitor::new(settings.expiry_warning),
+        chain_expiry: ExpiryMonitor::new(settings.expiry_warning),
         root_expiry: ExpiryMonitor::new(settings.expiry_warning),
         settings,
         sources,
@@ -211,6 +212,7 @@ struct Reloader<T> {
     /// When a root next becomes valid or expires.
     next_root_change: UnixTime,
     own_expiry: ExpiryMonitor,
+    chain_expiry: ExpiryMonitor,
     root_expiry: ExpiryMonitor,
     key_mode: KeyMode,
 }
@@ -359,6 +361,9 @@ impl<T: Send + Sync> Reloader<T> {
         let now = self.settings.clock.now();
         if let Some(own) = &identity.own {
             self.own_expiry.check("own", own.leaf.not_before, own.not_after(now), now);
+            for (subject, validity) in own.others(now) {
+                self.chain_expiry.check_other(subject, validity, now);
+            }
         }
         if let Some(trust) = &identity.trust {
             let last = trust.latest_expiry();

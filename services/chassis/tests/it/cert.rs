@@ -404,6 +404,45 @@ fn expired_certificates_above_the_issuer_do_not_count() {
     assert_eq!(own.not_after(after), own.leaf.not_after);
 }
 
+/// A peer that needs a root has it, in one form or another.
+#[test]
+fn self_signed_certificates_above_the_leaf_do_not_count() {
+    let root = Ca::new("a root");
+    let old = |to| root.self_signed_again(-Duration::HOUR, to);
+    let junk = Ca::valid("junk", -Duration::HOUR, -Duration::MINUTE);
+    for issued in [root.issue(&server()), root.intermediate("between").issue(&server())] {
+        for other in [
+            old(Duration::MINUTE * 10),
+            old(-Duration::SECOND),
+            Ca::new("a root").pem().to_owned(),
+            Ca::new("of others").pem().to_owned(),
+            junk.pem().to_owned(),
+        ] {
+            let own = own_from_pem(&(issued.chain.clone() + &other), &issued.key, Role::Server);
+            let own = own.unwrap();
+            assert_eq!(own.not_after(UnixTime::now()), own.leaf.not_after);
+        }
+    }
+}
+
+/// One is enough, valid or not, and in any order.
+#[test]
+fn expires_with_the_last_of_several_issuers() {
+    let (one, two) = (Ca::new("one"), Ca::new("two"));
+    let between = one.intermediate("between");
+    let issued = between.issue(&server().valid(-Duration::HOUR, Duration::DAY * 2));
+    let leaf = split(&issued.chain)[0];
+    let cross = |to| two.cross_sign(&between, -Duration::HOUR, to);
+    let end = |pem: &str| validity(&der(pem)[0]).unwrap().not_after;
+    for short in [cross(Duration::MINUTE * 10), cross(-Duration::SECOND)] {
+        for chain in [[leaf, &short, between.pem()], [leaf, between.pem(), &short]] {
+            let own = own_from_pem(&chain.concat(), &issued.key, Role::Server).unwrap();
+            assert_eq!(own.not_after(UnixTime::now()), end(between.pem()));
+            assert_eq!(own.not_after(own.leaf.not_after), end(between.pem()));
+        }
+    }
+}
+
 #[test]
 fn expires_with_its_issuer() {
     let below =

@@ -636,6 +636,35 @@ fn expiry_is_a_metric_and_logged() {
     assert!(server.current().own_expired(server.clock.manual.now()));
 }
 
+/// What no peer needs is warned about, and does no harm.
+#[test]
+fn other_certificates_of_the_own_chain_are_warned_about_when_they_expire() {
+    let mounted = Mounted::new(Ca::new("a root"));
+    let between = mounted.root.intermediate("between");
+    let mut issued = between.issue(&Leaf::ponger("a").valid(-Span::HOUR, Span::HOUR * 20));
+    let cross = Ca::new("an old root").cross_sign(&between, -Span::HOUR, Span::HOUR * 10);
+    let junk = Ca::valid("junk", -Span::HOUR, -Span::MINUTE);
+    issued.chain += &(cross + junk.pem());
+    mounted.replace(&issued, mounted.root.pem());
+    let server = mounted.start();
+    let expired = |subject: &str| {
+        let subject = format!("own chain: CN={subject}");
+        server.logged(&["WARN", "Certificate has expired, which no peer needs", &subject])
+    };
+    let soon = || server.logged(&["WARN", "Certificate expires soon", "own chain: CN=between"]);
+    wait_until("a warning", || (expired("junk") == 1).then_some(()));
+    server.wait_for_polls();
+    assert_eq!((soon(), expired("between")), (0, 0));
+    server.clock.manual.advance(Duration::from_secs(9 * 3600));
+    wait_until("a warning", || (soon() == 1).then_some(()));
+    server.clock.manual.advance(Duration::from_secs(2 * 3600));
+    wait_until("a warning", || (expired("between") == 1).then_some(()));
+    server.wait_for_polls();
+    let now = server.clock.manual.now();
+    assert!(!server.current().own_expired(now) && server.accepts(&issued));
+    assert_eq!((server.logged(&["ERROR"]), expired("between"), expired("junk")), (0, 1, 1));
+}
+
 #[test]
 fn key_that_every_user_may_read_is_warned_about_once_for_each_change_of_its_mode() {
     let root = Ca::new("a root");
