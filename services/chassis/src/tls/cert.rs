@@ -129,8 +129,8 @@ impl OwnCertificate {
         role: Role,
         now: UnixTime,
     ) -> Result<Self, ConfigError> {
-        // Where both paths are one file, it holds the key too.
-        let chain = if paths.certificate == paths.key {
+        // Where both paths are one file, whatever links lead to it, it holds the key too.
+        let chain = if certificate == key {
             pem::certificates_beside_key(&paths.certificate, certificate)?
         } else {
             pem::certificates(&paths.certificate, certificate)?

@@ -21,6 +21,22 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Sections in which some tools keep certificates, and which the parser ignores.
 const UNSUPPORTED: [&str; 3] = ["TRUSTED CERTIFICATE", "X509 CERTIFICATE", "PKCS7"];
 
+/// What is read, and what is rejected. Sections with other labels are of no concern here.
+const LABELS: [&str; 8] = [
+    "CERTIFICATE",
+    "PRIVATE KEY",
+    "RSA PRIVATE KEY",
+    "EC PRIVATE KEY",
+    "ENCRYPTED PRIVATE KEY",
+    UNSUPPORTED[0],
+    UNSUPPORTED[1],
+    UNSUPPORTED[2],
+];
+
+/// How boundary lines begin.
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+
 const NOT_BASE64: &str = "a section in it is not base64";
 
 /// The certificates in the PEM file `path`, in its order, each once; at least one.
@@ -172,33 +188,36 @@ struct Section<'b> {
     text: &'b [u8],
 }
 
-/// The sections of a file. Rejects one that was cut within a section or within a boundary line
-/// (RFC 7468, section 2), which the parser would skip as text. Other text outside of sections is
-/// allowed.
+/// The sections of a file that certificates or keys are in. Rejects one that was cut within such a
+/// section or within its boundary line (RFC 7468, section 2), which the parser would skip as text.
+/// Everything else is text, which is allowed outside of them: other sections, and lines that look like
+/// a boundary.
 fn sections<'b>(path: &Path, bytes: &'b [u8]) -> Result<Vec<Section<'b>>, ConfigError> {
     // Nothing but whole labels is quoted: the rest may be a key.
     let (mut sections, mut open, mut next) = (Vec::new(), None, 0);
     for (number, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let (start, end) = (next, next + line.len());
         next = end;
-        let text = line.trim_ascii_start();
-        if !text.starts_with(b"-----BEGIN") && !text.starts_with(b"-----END") {
-            continue;
-        }
-        // The parser would skip an indented boundary: it is not a whole one here either.
         let line = line.trim_ascii_end();
-        match (label(line, b"-----BEGIN "), label(line, b"-----END "), open.take()) {
-            (Some(label), None, None) => open = Some((label, start, end)),
+        match (label(line, BEGIN), label(line, END), open) {
+            (Some(label), None, None) if LABELS.contains(&label) => {
+                open = Some((label, start, end));
+            }
             (None, Some(label), Some((begun, whole, text))) if label == begun => {
+                open = None;
                 sections.push(Section {
                     label,
                     whole: &bytes[whole..end],
                     text: &bytes[text..start],
                 });
             }
-            _ => {
-                let place = format!("line {}: not a whole boundary of a section", number + 1);
-                return Err(damaged(path, &place));
+            // Of another section.
+            (Some(label), None, None) | (None, Some(label), None) if !LABELS.contains(&label) => {}
+            (_, _, is_open) => {
+                if is_damaged_boundary(line, is_open.is_some()) {
+                    let place = format!("line {}: not a whole boundary of a section", number + 1);
+                    return Err(damaged(path, &place));
+                }
             }
         }
     }
@@ -206,23 +225,38 @@ fn sections<'b>(path: &Path, bytes: &'b [u8]) -> Result<Vec<Section<'b>>, Config
         return Err(damaged(path, &format!("`{label}` has no end")));
     }
     let last = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    if !last.is_empty() && b"-----BEGIN ".starts_with(last) {
+    if !last.is_empty() && BEGIN.starts_with(last) {
         return Err(damaged(path, "its last line is the start of a section"));
     }
     Ok(sections)
 }
 
-/// The label of the section whose boundary of this `kind` is `line`: upper-case words.
+/// Whether `line`, which is not a boundary that fits, was one: it begins as one of a section that is
+/// read, or as any within such a section. The parser would skip an indented boundary, too.
+fn is_damaged_boundary(line: &[u8], is_within: bool) -> bool {
+    let line = line.trim_ascii_start();
+    let [begin, end] = [BEGIN, END].map(<[u8]>::trim_ascii_end);
+    let Some(rest) = line.strip_prefix(begin).or_else(|| line.strip_prefix(end)) else {
+        return false;
+    };
+    let begins_as = |label: &str| {
+        let whole = format!(" {label}-----");
+        whole.as_bytes().starts_with(rest) || rest.starts_with(&whole.as_bytes()[..whole.len() - 4])
+    };
+    is_within || LABELS.iter().any(|label| begins_as(label))
+}
+
+/// The label of the section whose boundary of this `kind` is `line` (RFC 7468, section 3).
 fn label<'l>(line: &'l [u8], kind: &[u8]) -> Option<&'l str> {
     let label = line.strip_prefix(kind)?.strip_suffix(b"-----")?;
-    let fits = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
+    let fits = |byte: &u8| *byte == b' ' || byte.is_ascii_graphic();
     let label = label.iter().all(fits).then(|| std::str::from_utf8(label).ok())??;
-    (label.len() <= 40).then_some(label)
+    (label.len() <= 40 && !label.contains("--")).then_some(label)
 }
 
 /// The labels of the sections of a file whose [`items`] could be read.
 fn labels(bytes: &[u8]) -> impl Iterator<Item = &str> {
-    bytes.split(|byte| *byte == b'\n').filter_map(|line| label(line.trim_ascii(), b"-----BEGIN "))
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| label(line.trim_ascii(), BEGIN))
 }
 
 fn damaged(path: &Path, reason: &str) -> ConfigError {

@@ -1,6 +1,6 @@
 //! Our own certificate and key.
 
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
 
 use chassis::tls::{
     cert::{CertKeyPaths, OwnCertificate, Role, validity},
@@ -97,17 +97,25 @@ fn requires_both_files() {
 #[test]
 fn one_file_may_hold_certificate_and_key() {
     let issued = Ca::new("a root").intermediate("between").issue(&server());
-    let one = CertKeyPaths { certificate: PathBuf::from("tls.pem"), key: PathBuf::from("tls.pem") };
+    let dir = tempfile::tempdir().unwrap();
+    let [file, link] = ["both.pem", "link.pem"].map(|name| dir.path().join(name));
+    symlink("both.pem", &link).unwrap();
     for text in
         [format!("{}{}", issued.chain, issued.key), format!("{}{}", issued.key, issued.chain)]
     {
-        let text = text.as_bytes();
-        let own = OwnCertificate::from_pem(&one, text, text, Role::Server, UnixTime::now());
-        assert_eq!(own.unwrap().certified.cert.len(), 2);
+        std::fs::write(&file, &text).unwrap();
+        // By whatever path.
+        for (certificate, key) in [(&file, &file), (&file, &link), (&link, &file)] {
+            let paths = CertKeyPaths { certificate: certificate.clone(), key: key.clone() };
+            let own = OwnCertificate::load(&paths, Role::Server, UnixTime::now());
+            assert_eq!(own.unwrap().certified.cert.len(), 2);
+        }
         // A key beside the certificates is a mistake where it is meant to be elsewhere.
-        let error = OwnCertificate::from_pem(&paths(), text, text, Role::Server, UnixTime::now());
-        let expected = "tls.crt: it holds a private key, where only certificates belong; keep the key in a file of its own";
-        assert_eq!(error.unwrap_err().to_string(), expected);
+        rejects(
+            own_from_pem(&text, &issued.key, Role::Server),
+            "tls.crt: it holds a private key, where only certificates belong; ",
+            "keep the key in a file of its own",
+        );
     }
 }
 

@@ -75,6 +75,15 @@ fn ignores_explanatory_text_of_any_shape() {
         "Bag Attributes\n    localKeyID: 01 00 00 00\nKey Attributes: <No Attributes>\n",
         "    Signature Value:\n        30:45:02:21:00\n",
         "\u{e9}\u{1f512}\n\n\n",
+        "-----BEGIN of the list of CAs\n",
+        "-----BEGIN CERTIFICATES of two CAs\n",
+        "-----END OF NOTES-----\n-----BEGIN NOTES-----\n-----BEGINNING\n",
+        // Other sections, with labels of any characters that RFC 7468 allows.
+        "-----BEGIN X9.42 DH PARAMETERS-----\nMIIB\n-----END X9.42 DH PARAMETERS-----\n",
+        "-----BEGIN PKCS #7 SIGNED DATA-----\nMIIB\n-----END PKCS #7 SIGNED DATA-----\n",
+        "-----BEGIN Certificate-info-----\nMIIB\n-----END Certificate-info-----\n",
+        "-----BEGIN X509 CRL-----\n!\n-----END X509 CRL-----\n",
+        "-----BEGIN PGP SIGNATURE-----\n\niQEz=\n=abcd\n-----END PGP SIGNATURE-----\n",
         "  \r\n\t\r\n",
     ] {
         let whole = format!("{text}{one}{text}{two}{text}");
