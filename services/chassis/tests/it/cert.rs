@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use testkit::{
     Ca, Issued, Leaf,
     pki::rcgen::{CustomExtension, ExtendedKeyUsagePurpose, IsCa},
-    process::is_installed,
+    process::{is_installed, openssl},
 };
 use time::Duration;
 
@@ -562,6 +562,32 @@ fn critical_policies() -> CustomExtension {
 fn with_root(root: &Ca, leaf: &Leaf) -> Issued {
     let issued = root.issue(leaf);
     Issued { chain: issued.chain + root.pem(), key: issued.key }
+}
+
+#[test]
+fn rejects_intermediate_that_is_signed_with_sha_1() {
+    if !is_installed("openssl") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[req]\ndistinguished_name = dn\n[dn]\n[ca]\nbasicConstraints = CA:TRUE\n[leaf]\nsubjectAltName = DNS:ponger\n";
+    std::fs::write(dir.path().join("conf"), config).unwrap();
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -config conf";
+    for command in [
+        format!("req -x509 {new} -days 1 -extensions ca -subj /CN=root -keyout root.key -out root.crt"),
+        format!("req -new {new} -subj /CN=between -keyout between.key -out between.csr"),
+        "x509 -req -sha1 -days 1 -in between.csr -CA root.crt -CAkey root.key -CAcreateserial -extfile conf -extensions ca -out between.crt".to_owned(),
+        format!("req -new {new} -subj /CN=ponger -keyout tls.key -out tls.csr"),
+        "x509 -req -days 1 -in tls.csr -CA between.crt -CAkey between.key -CAcreateserial -extfile conf -extensions leaf -out tls.crt".to_owned(),
+    ] {
+        openssl(dir.path(), &command.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    rejects(
+        own_from_pem(&(read("tls.crt") + &read("between.crt")), &read("tls.key"), Role::Server),
+        "tls.crt: a certificate in it (`CN=between`) is signed by an algorithm that is not accepted, such as SHA-1; ",
+        "reissue it with SHA-256 or better",
+    );
 }
 
 #[test]
