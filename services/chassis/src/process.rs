@@ -26,10 +26,13 @@ const START_GRACE: Duration = Duration::from_secs(1);
 /// The process ends at once, as soon as `main` is done: a thread that hangs in a system call, as the
 /// resolver's may, is not waited for.
 pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
-    let code = check_descriptors()
-        .map_err(Into::into)
-        .and_then(|()| actix_rt::System::new().block_on(main))
-        .unwrap_or_else(|error| error::exit_code(service, &error));
+    let fail = |error| error::exit_code(service, &error);
+    if let Err(error) = check_descriptors() {
+        std::process::exit(fail(error.into()).into());
+    }
+    // Dropped before the end, it would wait for such threads.
+    let system = actix_rt::System::new();
+    let code = system.block_on(main).unwrap_or_else(fail);
     std::process::exit(code.into())
 }
 
