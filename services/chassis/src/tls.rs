@@ -6,9 +6,10 @@
 //! ```
 //!
 //! - [`pem`]: PEM files, and what is wrong with them
+//! - [`x509`]: what is read from a certificate
 //! - [`cert`]: our own certificate chain and key, verified before use (`own_chain`: who issued whom;
 //!   `signature`, `unsupported`: what verifiers cannot verify)
-//! - [`trust`]: the trust bundle (`native_roots`: that of the system)
+//! - [`trust`]: the trust bundle (`root`: one certificate in it; `native_roots`: the system's)
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
 //! - [`reload`]: polls the files and publishes the current identity (`unit_files`: what a poll finds)
@@ -36,11 +37,13 @@ mod own_chain;
 pub mod peer_id;
 pub mod pem;
 pub mod reload;
+mod root;
 pub mod server;
 mod signature;
 pub mod trust;
 mod unit_files;
 mod unsupported;
+pub mod x509;
 
 use std::sync::{Arc, OnceLock};
 

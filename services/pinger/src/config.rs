@@ -7,12 +7,13 @@ use chassis::{
     config::{self, HumanDuration, MinTlsVersion},
     error::ConfigError,
     tls::{
-        cert::{CertKeyPaths, Role},
+        cert::CertKeyPaths,
         client::{ClientTls, ExpectedServer},
         clock::Clock,
         identity::{Build, Identity, IdentitySources},
         peer_id::SpiffeId,
         trust::TrustSource,
+        x509::Role,
     },
 };
 use rustls::pki_types::ServerName;

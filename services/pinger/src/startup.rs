@@ -12,10 +12,10 @@ use chassis::{
     signals::Signals,
     telemetry,
     tls::{
-        cert::Role,
         clock::Clock,
         metrics::IdentityMetrics,
         reload::{ReloadHandle, spawn_reloader},
+        x509::Role,
     },
 };
 

@@ -9,12 +9,13 @@ use chassis::{
     config::{self, HumanDuration, MinTlsVersion},
     error::ConfigError,
     tls::{
-        cert::{CertKeyPaths, Role},
+        cert::CertKeyPaths,
         clock::Clock,
         identity::{Build, Identity, IdentitySources},
         peer_id::PeerId,
         server::{ClientAuth, ServerTls},
         trust::TrustSource,
+        x509::Role,
     },
 };
 use serde::{Deserialize, Serialize};

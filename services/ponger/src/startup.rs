@@ -21,10 +21,10 @@ use chassis::{
     signals::Signals,
     telemetry,
     tls::{
-        cert::Role,
         clock::Clock,
         metrics::IdentityMetrics,
         reload::{ReloadHandle, spawn_reloader},
+        x509::Role,
     },
 };
 use tracing_actix_web::TracingLogger;

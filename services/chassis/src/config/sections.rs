@@ -6,7 +6,7 @@ use rustls::SupportedProtocolVersion;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::HumanDuration;
+use super::duration::HumanDuration;
 use crate::{
     error::ConfigError,
     tls::{clock::Clock, reload::ReloadSettings},

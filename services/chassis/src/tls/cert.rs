@@ -8,15 +8,16 @@ use rustls::{
     server::WebPkiClientVerifier,
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, x509::X509Version};
+use x509_parser::{certificate::X509Certificate, x509::X509Version};
 
 use super::{
     classify::describe,
-    clock::{format_rfc3339, from_timestamp},
+    clock::format_rfc3339,
     limits,
     own_chain::OwnChain,
     peer_id::SubjectAltNames,
-    pem, provider, unit_files, unsupported,
+    pem, provider, unsupported,
+    x509::{Role, Validity, parse},
 };
 use crate::{error::ConfigError, files::FileContents};
 
@@ -27,39 +28,6 @@ pub struct CertKeyPaths {
     pub certificate: PathBuf,
     /// The leaf's private key, as PEM.
     pub key: PathBuf,
-}
-
-/// The end of a connection that a certificate is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A server: a client must be able to verify its DNS name or IP address.
-    Server,
-    /// A client: a server must be able to read its SPIFFE ID or DNS name.
-    Client,
-}
-
-/// From when until when a certificate is valid, both seconds included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// The first second.
-    pub not_before: UnixTime,
-    /// The last second.
-    pub not_after: UnixTime,
-}
-
-impl Validity {
-    pub(super) fn from_parsed(certificate: &X509Certificate<'_>) -> Self {
-        let validity = certificate.validity();
-        Self {
-            not_before: from_timestamp(validity.not_before.timestamp()),
-            not_after: from_timestamp(validity.not_after.timestamp()),
-        }
-    }
-
-    /// Whether `time` is in it.
-    pub fn contains(&self, time: UnixTime) -> bool {
-        self.not_before <= time && time <= self.not_after
-    }
 }
 
 /// An own certificate chain with its key, found to be usable.
@@ -100,7 +68,7 @@ impl OwnCertificate {
     /// # Errors
     /// As [`OwnCertificate::from_pem`], and when a file cannot be read.
     pub fn load(paths: &CertKeyPaths, role: Role, now: UnixTime) -> Result<Self, ConfigError> {
-        let contents = unit_files::read([paths.certificate.clone(), paths.key.clone()]);
+        let contents = pem::read([paths.certificate.clone(), paths.key.clone()]);
         Self::from_contents(paths, &contents, role, now)
     }
 
@@ -403,31 +371,4 @@ fn is_not_its_issuers(error: &rustls::Error) -> bool {
         error,
         rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature | OtherKind { .. })
     )
-}
-
-/// Parses one certificate; the error completes "a certificate in it ...".
-pub(super) fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'d>, String> {
-    match X509Certificate::from_der(der) {
-        Ok(([], certificate)) => Ok(certificate),
-        Ok(_) => Err("has bytes behind its end".to_owned()),
-        Err(error) => Err(format!("cannot be read: {error}")),
-    }
-}
-
-/// The validity of a certificate, if it can be read.
-pub fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
-    parse(der).ok().map(|certificate| Validity::from_parsed(&certificate))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rejects_bytes_behind_the_end_of_a_certificate() {
-        let mut der = testkit::Leaf::new().self_signed().chain_der()[0].to_vec();
-        assert!(parse(&der.clone().into()).is_ok());
-        der.push(0);
-        assert_eq!(parse(&der.into()).unwrap_err(), "has bytes behind its end");
-    }
 }

@@ -6,11 +6,11 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::time::sleep;
 
 use super::{
-    cert::{self, Validity},
     clock::{Clock, FOREVER, add, duration_until},
     identity::{Identity, VerifyPeer},
     peer_id::{PeerId, PeerIdError, SubjectAltNames},
     reload::IdentityWatch,
+    x509::{self, Validity},
 };
 
 /// Tokio's timers reach two years.
@@ -63,7 +63,7 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
 
     /// The validity of the peer's certificate; `None` if it presented none.
     pub fn peer_validity(&self) -> Option<Validity> {
-        self.peer_chain.first().and_then(cert::validity)
+        self.peer_chain.first().and_then(x509::validity)
     }
 
     /// Whether they are valid now.
@@ -118,6 +118,6 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
 
 /// When the first certificate of `chain` expires that is still valid at `time`.
 fn next_expiry(chain: &[CertificateDer<'_>], time: UnixTime) -> UnixTime {
-    let ends = chain.iter().filter_map(cert::validity).map(|validity| validity.not_after);
+    let ends = chain.iter().filter_map(x509::validity).map(|validity| validity.not_after);
     ends.filter(|end| *end >= time).min().unwrap_or(FOREVER)
 }

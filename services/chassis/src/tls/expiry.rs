@@ -8,8 +8,8 @@ use std::{
 use rustls::pki_types::UnixTime;
 
 use super::{
-    cert::Validity,
     clock::{duration_until, format_rfc3339},
+    x509::Validity,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

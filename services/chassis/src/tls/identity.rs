@@ -5,9 +5,10 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
-    cert::{CertKeyPaths, OwnCertificate, Role},
+    cert::{CertKeyPaths, OwnCertificate},
     clock::Clock,
     trust::{TrustBundle, TrustSource},
+    x509::Role,
 };
 use crate::error::ConfigError;
 

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use rustls::{CertificateError, Error, OtherError, pki_types::CertificateDer};
 
-use super::cert;
+use super::x509;
 
 /// Intermediates in a chain, the root included if it is sent. Public chains have one to three.
 pub const MAX_INTERMEDIATES: usize = 6;
@@ -58,7 +58,7 @@ pub fn check_chain(
     let mut counts = HashMap::new();
     for der in intermediates {
         // What cannot be read here may still be searched: it counts as if it had one subject.
-        let subject = cert::parse(der).map(|certificate| certificate.subject().as_raw().to_vec());
+        let subject = x509::parse(der).map(|certificate| certificate.subject().as_raw().to_vec());
         *counts.entry(subject.ok()).or_insert(0) += 1;
     }
     match counts.into_values().max() {

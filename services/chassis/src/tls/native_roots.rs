@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{pem, trust::Root};
+use super::{pem, root::Root};
 use crate::{error::ConfigError, files::FileContents};
 
 /// What errors call them together.

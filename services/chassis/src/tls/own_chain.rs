@@ -3,7 +3,7 @@
 use rustls::pki_types::UnixTime;
 use x509_parser::certificate::X509Certificate;
 
-use super::{cert::Validity, peer_id::sanitize, signature};
+use super::{peer_id::sanitize, signature, x509::Validity};
 
 /// The certificates of a chain, the leaf first.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 //! over rustls-pki-types. It gets the certificates only: it leaves copies of what it reads in memory
 //! that is free.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, decoded_len_estimate, prelude::BASE64_STANDARD};
 use rustls::pki_types::{
@@ -13,7 +13,7 @@ use rustls::pki_types::{
 use rustls_pemfile::Item;
 use zeroize::Zeroizing;
 
-use crate::error::ConfigError;
+use crate::{error::ConfigError, files::FileContents};
 
 /// The largest PEM file that is read, in bytes. A bundle of all public CAs has about 250 KiB.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -38,6 +38,11 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 
 const NOT_BASE64: &str = "a section in it is not base64";
+
+/// Reads certificates and keys.
+pub(super) fn read(paths: impl IntoIterator<Item = PathBuf>) -> Vec<FileContents> {
+    paths.into_iter().map(|path| FileContents::read(path, MAX_BYTES)).collect()
+}
 
 /// The certificates in the PEM file `path`, in its order, each once; at least one.
 ///

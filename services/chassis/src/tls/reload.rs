@@ -25,13 +25,14 @@ use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
 use super::{
-    cert::{OwnCertificate, Role},
+    cert::OwnCertificate,
     clock::{Clock, FOREVER, format_rfc3339},
     expiry::ExpiryMonitor,
     identity::{Build, Identity, IdentitySources},
     metrics::{IdentityMetrics, Unit},
     trust::TrustBundle,
     unit_files::{PollResult, UnitFiles},
+    x509::Role,
 };
 use crate::{error::ConfigError, files::FileContents};
 

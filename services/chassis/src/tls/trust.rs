@@ -10,12 +10,13 @@ use rustls::{
     CertificateError, RootCertStore,
     pki_types::{CertificateDer, UnixTime},
 };
-use x509_parser::x509::X509Version;
 
 use super::{
-    cert::{self, OwnCertificate, Role, Validity},
+    cert::{self, OwnCertificate},
     clock::{FOREVER, format_rfc3339},
-    limits, native_roots, pem, signature, unit_files, unsupported,
+    limits, native_roots, pem,
+    root::Root,
+    x509::{Role, Validity},
 };
 use crate::{error::ConfigError, files::FileContents};
 
@@ -42,45 +43,6 @@ impl TrustSource {
     }
 }
 
-/// A root certificate, and what verifiers of chains do not look at by themselves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Root {
-    der: CertificateDer<'static>,
-    validity: Validity,
-    /// Whether it may issue certificates. One that may not is accepted itself, and nothing below it.
-    issues: bool,
-}
-
-impl Root {
-    /// Checks that `der`, of the file `path`, can be a root.
-    pub(super) fn from_der(path: &Path, der: CertificateDer<'static>) -> Result<Self, ConfigError> {
-        let error = |reason: String| ConfigError::new(path.display(), reason);
-        let certificate =
-            cert::parse(&der).map_err(|reason| error(format!("a certificate in it {reason}")))?;
-        if let Some(reason) = unsupported::as_issuer(&certificate) {
-            return Err(error(format!("a root in it {reason}")));
-        }
-        if !certificate.is_ca() && !signature::is_self_signed(&certificate) {
-            let (subject, issuer) = (certificate.subject(), certificate.issuer());
-            let why = if subject == issuer {
-                "its own key did not sign it, or by an algorithm that is not accepted, such as SHA-1"
-                    .to_owned()
-            } else {
-                format!("it was issued by `{issuer}`")
-            };
-            return Err(error(format!("`{subject}` in it is not a root: {why}"))
-                .hint("put the certificate of the root that issued it"));
-        }
-        RootCertStore::empty()
-            .add(der.clone())
-            .map_err(|reason| error(format!("a root in it cannot be used: {reason}")))?;
-        let validity = Validity::from_parsed(&certificate);
-        // Version 1 knows no basicConstraints; such roots are old, and CAs.
-        let issues = certificate.is_ca() || certificate.version() == X509Version::V1;
-        Ok(Self { der, validity, issues })
-    }
-}
-
 /// A trust bundle. It holds at least one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustBundle(Vec<Root>);
@@ -95,7 +57,7 @@ impl TrustBundle {
         if *source == TrustSource::Disabled {
             return Ok(None);
         }
-        Self::from_contents(source, &unit_files::read(source.files()), now).map(Some)
+        Self::from_contents(source, &pem::read(source.files()), now).map(Some)
     }
 
     /// Parses the `contents` of the files of `source`.

@@ -64,7 +64,7 @@ impl UnitFiles {
 
     fn new(unit: Unit, paths: Box<dyn Fn() -> Vec<PathBuf> + Send>) -> Self {
         let metadata = metadata(&paths());
-        let digest = digest(&read(paths()));
+        let digest = digest(&pem::read(paths()));
         Self { unit, paths, metadata, digest, candidate: None, rejected: None, retry: false }
     }
 
@@ -88,7 +88,7 @@ impl UnitFiles {
             return None;
         }
         self.metadata = metadata;
-        let contents = read(paths);
+        let contents = pem::read(paths);
         let digest = digest(&contents);
         let is_new = digest != self.digest;
         if is_new && self.candidate != Some(digest) {
@@ -136,11 +136,6 @@ impl UnitFiles {
             }
         }
     }
-}
-
-/// Reads certificates and keys.
-pub(super) fn read(paths: impl IntoIterator<Item = PathBuf>) -> Vec<FileContents> {
-    paths.into_iter().map(|path| FileContents::read(path, pem::MAX_BYTES)).collect()
 }
 
 fn digest(contents: &[FileContents]) -> u64 {

@@ -8,7 +8,7 @@ use x509_parser::{
     oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY,
 };
 
-use super::{cert::Role, signature};
+use super::{signature, x509::Role};
 
 /// What to use instead of an unsupported key.
 pub(super) const SUPPORTED_KEYS: &str =

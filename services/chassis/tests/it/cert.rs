@@ -3,8 +3,9 @@
 use std::os::unix::fs::symlink;
 
 use chassis::tls::{
-    cert::{CertKeyPaths, OwnCertificate, Role, validity},
+    cert::{CertKeyPaths, OwnCertificate},
     clock::from_timestamp,
+    x509::{Role, validity},
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use testkit::{

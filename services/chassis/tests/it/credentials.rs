@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chassis::tls::{
-    cert::validity, credentials::ConnectionCredentials, peer_id::PeerIdError, server::ServerTls,
+    credentials::ConnectionCredentials, peer_id::PeerIdError, server::ServerTls, x509::validity,
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use testkit::{Ca, Issued, Leaf, PATIENCE};

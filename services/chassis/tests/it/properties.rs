@@ -8,9 +8,9 @@ use std::{
 use chassis::{
     config::{self, HumanDuration, MinTlsVersion},
     tls::{
-        cert::{Role, validity},
         peer_id::{PeerId, SubjectAltNames},
         pem,
+        x509::{Role, validity},
     },
 };
 use proptest::{

@@ -19,13 +19,14 @@ use chassis::{
     metrics::Metrics,
     readiness::Readiness,
     tls::{
-        cert::{CertKeyPaths, Role},
+        cert::CertKeyPaths,
         clock::{Clock, format_rfc3339},
         identity::{Identity, IdentitySources, VerifyPeer as _},
         metrics::{IdentityMetrics, Unit},
         reload::{IdentityWatch, ReloadHandle, ReloadSettings, spawn_reloader},
         server::{ClientAuth, ServerTls},
         trust::TrustSource,
+        x509::Role,
     },
 };
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};

@@ -10,13 +10,14 @@ use std::{
 use chassis::{
     failure::FailureReason,
     tls::{
-        cert::{CertKeyPaths, OwnCertificate, Role},
+        cert::{CertKeyPaths, OwnCertificate},
         classify,
         client::{ClientTls, ExpectedServer},
         clock::Clock,
         identity::VerifyPeer,
         server::{ClientAuth, ServerTls},
         trust::TrustBundle,
+        x509::Role,
     },
 };
 use rustls::{

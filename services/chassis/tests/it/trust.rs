@@ -5,9 +5,9 @@ use std::{ffi::OsStr, fs, os::unix::fs::symlink, path::PathBuf, time::Duration a
 use chassis::{
     failure::FailureReason,
     tls::{
-        cert::validity,
         clock::{FOREVER, add},
         trust::{TrustBundle, TrustSource},
+        x509::validity,
     },
 };
 use rustix::fs::{CWD, Mode, mkfifoat};

@@ -5,11 +5,11 @@ use chassis::{
         self, TlsExpired, TlsNoCertificate, TlsNotYetValid, TlsUntrusted, TlsWrongId, TlsWrongName,
     },
     tls::{
-        cert::validity,
         classify,
         identity::VerifyPeer,
         limits::{self, ChainTooLarge},
         server::ClientAuth,
+        x509::validity,
     },
 };
 use rustls::{
