@@ -115,7 +115,7 @@ impl Recorder {
         }
         let credentials = trace.info.as_ref().and_then(|info| info.credentials.as_ref());
         if let Some(validity) = credentials.and_then(|credentials| credentials.peer_validity()) {
-            self.identity.record_peer(validity.not_after);
+            self.identity.record_peer(validity);
             let now = self.clock.now();
             self.expiry.check("ponger", validity.not_before, validity.not_after, now);
         }
