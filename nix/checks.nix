@@ -103,6 +103,20 @@ removeAttrs packages [ "default" ]
         touch $out
       '';
 
+  # The rules for Prometheus, against their tests.
+  alerts = pkgs.runCommand "check-alerts" { nativeBuildInputs = [ pkgs.prometheus.cli ]; } ''
+    bash ${
+      lib.fileset.toSource {
+        root = ../.;
+        fileset = lib.fileset.unions [
+          ../k8s/components/monitoring
+          ./tests/alerts
+        ];
+      }
+    }/nix/tests/alerts
+    touch $out
+  '';
+
   images = pkgs.runCommand "check-images" { nativeBuildInputs = [ pkgs.jq ]; } ''
     bash ${./tests/image} ponger ${packages.ponger-image}
     bash ${./tests/image} pinger ${packages.pinger-image}
