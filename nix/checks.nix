@@ -51,10 +51,11 @@ removeAttrs packages [ "default" ]
   tests = craneLib.cargoTest (
     checkArgs
     // {
-      # Tests run the original project's commands, and promtool on the metrics.
+      # Tests run the original project's commands, promtool on the metrics, and a Prometheus that scrapes them.
       nativeCheckInputs = [
         pkgs.curl
         pkgs.openssl
+        pkgs.prometheus
         pkgs.prometheus.cli
       ];
     }
