@@ -51,10 +51,11 @@ removeAttrs packages [ "default" ]
   tests = craneLib.cargoTest (
     checkArgs
     // {
-      # Tests run the original project's commands, and promtool on the metrics.
+      # Tests run the original project's commands, promtool on the metrics, and a Prometheus that scrapes them.
       nativeCheckInputs = [
         pkgs.curl
         pkgs.openssl
+        pkgs.prometheus
         pkgs.prometheus.cli
       ];
     }
@@ -102,6 +103,20 @@ removeAttrs packages [ "default" ]
         zizmor --offline --pedantic ${tree}/.github/workflows
         touch $out
       '';
+
+  # The rules for Prometheus, against their tests.
+  alerts = pkgs.runCommand "check-alerts" { nativeBuildInputs = [ pkgs.prometheus.cli ]; } ''
+    bash ${
+      lib.fileset.toSource {
+        root = ../.;
+        fileset = lib.fileset.unions [
+          ../k8s/components/monitoring
+          ./tests/alerts
+        ];
+      }
+    }/nix/tests/alerts
+    touch $out
+  '';
 
   images = pkgs.runCommand "check-images" { nativeBuildInputs = [ pkgs.jq ]; } ''
     bash ${./tests/image} ponger ${packages.ponger-image}

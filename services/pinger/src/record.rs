@@ -13,7 +13,7 @@ use chassis::{
     },
 };
 use hdrhistogram::Histogram;
-use prometheus::{HistogramVec, IntCounterVec};
+use prometheus::{HistogramVec, IntCounterVec, IntGauge};
 use tracing::Level;
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Recorder {
     pings: IntCounterVec,
+    last_success: IntGauge,
     durations: HistogramVec,
     phases: HistogramVec,
     handshakes: HandshakeMetrics,
@@ -56,6 +57,10 @@ impl Recorder {
         }
         Self {
             pings,
+            last_success: metrics.int_gauge(
+                "pinger_last_success_timestamp_seconds",
+                "When the last pong arrived, in seconds since 1970; 0 before the first.",
+            ),
             durations: metrics.histogram_vec(
                 "pinger_ping_duration_seconds",
                 "Time from the start of a ping to its pong or its loss.",
@@ -98,6 +103,10 @@ impl Recorder {
             Err(failure) => (failure.reason.label(), "lost"),
         };
         self.pings.with_label_values(&[label]).inc();
+        if outcome.result.is_ok() {
+            let now = self.clock.now().as_secs();
+            self.last_success.set(i64::try_from(now).unwrap_or(i64::MAX));
+        }
         self.durations.with_label_values(&[result]).observe(outcome.duration.as_secs_f64());
         let trace = &outcome.trace;
         let kind = kind(trace);
@@ -115,7 +124,7 @@ impl Recorder {
         }
         let credentials = trace.info.as_ref().and_then(|info| info.credentials.as_ref());
         if let Some(validity) = credentials.and_then(|credentials| credentials.peer_validity()) {
-            self.identity.record_peer(validity.not_after);
+            self.identity.record_peer(validity);
             let now = self.clock.now();
             self.expiry.check("ponger", validity.not_before, validity.not_after, now);
         }

@@ -265,7 +265,7 @@ impl Server {
         if decision.is_allowed()
             && let Some(validity) = credentials.peer_validity()
         {
-            self.metrics.identity.record_peer(validity.not_after);
+            self.metrics.identity.record_peer(validity);
         }
         let peer = Peer {
             address,

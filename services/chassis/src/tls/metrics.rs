@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec};
 use rustls::pki_types::UnixTime;
 
-use super::{handshake_info::HandshakeInfo, identity::Identity};
+use super::{cert::Validity, handshake_info::HandshakeInfo, identity::Identity};
 use crate::{failure::FailureReason, metrics::Metrics};
 
 /// One of the two parts of an identity that are reloaded independently.
@@ -33,6 +33,7 @@ impl Unit {
 /// Metrics of our own identity, and of the peer's.
 #[derive(Clone, Debug)]
 pub struct IdentityMetrics {
+    not_before: GaugeVec,
     expiration: GaugeVec,
     reloads: IntCounterVec,
     last_reload_successful: IntGaugeVec,
@@ -42,6 +43,11 @@ pub struct IdentityMetrics {
 impl IdentityMetrics {
     /// Registers them.
     pub fn new(metrics: &Metrics) -> Self {
+        let not_before = metrics.gauge_vec(
+            "identity_cert_not_before_timestamp_seconds",
+            "When the validity of a certificate began, in seconds since 1970: of those of identity_cert_expiration_timestamp_seconds.",
+            &["role"],
+        );
         let expiration = metrics.gauge_vec(
             "identity_cert_expiration_timestamp_seconds",
             "When a certificate expires, in seconds since 1970: our own, the first of the trust roots, the last that a peer presented.",
@@ -67,22 +73,23 @@ impl IdentityMetrics {
                 reloads.with_label_values(&[unit.label(), result]);
             }
         }
-        Self { expiration, reloads, last_reload_successful, last_success }
+        Self { not_before, expiration, reloads, last_reload_successful, last_success }
     }
 
-    /// Records when our own certificate and the trust roots expire.
+    /// Records the validity of our own certificate and of the first trust root to expire.
     pub fn record_identity<T>(&self, identity: &Identity<T>, now: UnixTime) {
         if let Some(own) = &identity.own {
-            self.set_expiration("own", own.not_after(now));
+            let validity = Validity { not_after: own.not_after(now), ..own.leaf };
+            self.set_validity("own", validity);
         }
-        if let Some(end) = identity.trust.as_ref().and_then(|trust| trust.earliest_expiry(now)) {
-            self.set_expiration("roots", end);
+        if let Some(root) = identity.trust.as_ref().and_then(|trust| trust.earliest_expiry(now)) {
+            self.set_validity("roots", root);
         }
     }
 
-    /// Records when a peer's certificate expires. The value stays when later handshakes fail.
-    pub fn record_peer(&self, not_after: UnixTime) {
-        self.set_expiration("peer", not_after);
+    /// Records the validity of a peer's certificate. The values stay when later handshakes fail.
+    pub fn record_peer(&self, validity: Validity) {
+        self.set_validity("peer", validity);
     }
 
     /// Records that a unit was loaded at start, or found to be unchanged after a rejected reload.
@@ -104,7 +111,9 @@ impl IdentityMetrics {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds up to the year 9999 fit in 52 bits")]
-    fn set_expiration(&self, role: &str, not_after: UnixTime) {
+    fn set_validity(&self, role: &str, validity: Validity) {
+        let Validity { not_before, not_after } = validity;
+        self.not_before.with_label_values(&[role]).set(not_before.as_secs() as f64);
         self.expiration.with_label_values(&[role]).set(not_after.as_secs() as f64);
     }
 }

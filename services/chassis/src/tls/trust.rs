@@ -115,9 +115,9 @@ impl TrustBundle {
             .unwrap_or(FOREVER)
     }
 
-    /// The first expiry among the roots that are valid at `time`.
-    pub fn earliest_expiry(&self, time: UnixTime) -> Option<UnixTime> {
-        self.valid(time).map(|root| root.validity.not_after).min()
+    /// The validity of the root that expires first, of those that are valid at `time`.
+    pub fn earliest_expiry(&self, time: UnixTime) -> Option<Validity> {
+        self.valid(time).map(|root| root.validity).min_by_key(|root| root.not_after)
     }
 
     /// The validity of the root that expires last: after it, no peer can be verified.

@@ -73,7 +73,7 @@ fn roots_count_from_their_first_to_their_last_second() {
     let roots = bundle(&[expired.pem(), valid.pem(), future.pem()].concat()).unwrap();
     let [valid, future] = [&valid, &future].map(|ca| validity(&der(ca.pem())[0]).unwrap());
     assert_eq!(roots.active_count(now), 1);
-    assert_eq!(roots.earliest_expiry(now), Some(valid.not_after));
+    assert_eq!(roots.earliest_expiry(now), Some(valid));
     assert_eq!(roots.latest_expiry(), future);
 
     let mut counts = Vec::new();

@@ -41,6 +41,27 @@ fn every_result_has_a_series_from_the_start() {
 }
 
 #[test]
+fn the_time_of_the_last_pong_is_zero_before_the_first_and_stays_after_a_loss() {
+    const LAST_PONG: &str = "pinger_last_success_timestamp_seconds";
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64().floor();
+    let pinger = env.start_pinger(&env.pinger_config(ponger.address));
+    pinger.wait_for_metric(LAST_PONG, before);
+    ponger.stop().unwrap();
+    pinger.wait_for_metric(&pings("connect_refused"), 1.0);
+    let last = pinger.metric(LAST_PONG);
+    env.clock.advance(std::time::Duration::from_secs(60));
+    wait_for_further(&pinger, "connect_refused", 2);
+    assert_eq!(pinger.metric(LAST_PONG), last);
+
+    let config = env.pinger_config(([127, 0, 0, 1], 1).into());
+    let pinger = env.start_pinger(&config);
+    pinger.wait_for_metric(&pings("connect_refused"), 1.0);
+    assert!(pinger.admin_get("/metrics").body.contains(&format!("{LAST_PONG} 0\n")));
+}
+
+#[test]
 fn each_phase_of_a_ping_is_timed() {
     let env = Env::new();
     let ponger = env.start_ponger(&env.ponger_config());

@@ -95,4 +95,6 @@ fn shows_when_certificates_expire() {
         let left = ponger.metric(&expiry(role)) - now;
         assert!((left - hours * 3600.0).abs() < 1800.0, "{role}: {left}");
     }
+    let begin = ponger.metric("identity_cert_not_before_timestamp_seconds{role=\"own\"}");
+    assert!((now - begin - 3600.0).abs() < 1800.0, "{begin}, {now}");
 }
