@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec};
 use rustls::pki_types::UnixTime;
 
-use super::{cert::Validity, handshake_info::HandshakeInfo, identity::Identity};
+use super::{handshake_info::HandshakeInfo, identity::Identity, x509::Validity};
 use crate::{failure::FailureReason, metrics::Metrics};
 
 /// One of the two parts of an identity that are reloaded independently.
