@@ -16,7 +16,12 @@ use rustls::{
     CertificateError, Error,
     pki_types::{CertificateDer, UnixTime},
 };
-use testkit::{Ca, Issued, Leaf, pki::rcgen::IsCa};
+use testkit::{
+    Ca, Issued, Leaf,
+    pki::rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
+    },
+};
 use time::Duration;
 
 use crate::support::{
@@ -71,6 +76,29 @@ fn rejects_untrusted_peer() {
     let mut issued = trusted.intermediate("between").issue(&Leaf::ponger("a"));
     issued.chain = split(&issued.chain)[0].to_owned();
     both_reject(&[&trusted], &issued, TlsUntrusted);
+}
+
+#[test]
+fn path_length_and_usage_count_in_intermediates_and_not_in_roots() {
+    let short = |params: &mut CertificateParams| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    };
+    let mail = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection];
+    };
+    let root = Ca::customized("a root", |params| {
+        short(params);
+        mail(params);
+    });
+    // Nor does keyCertSign, in either.
+    let no_signing = root.intermediate_customized("between", |params| {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    });
+    both_reject(&[&root], &no_signing.issue(&Leaf::ponger("a")), None);
+    let below = root.intermediate_customized("between", short).intermediate("below");
+    both_reject(&[&root], &below.issue(&Leaf::ponger("a")), TlsUntrusted);
+    let between = root.intermediate_customized("between", mail);
+    both_reject(&[&root], &between.issue(&Leaf::ponger("a")), TlsUntrusted);
 }
 
 /// Keys decide, not names.
