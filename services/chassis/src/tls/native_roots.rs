@@ -65,6 +65,10 @@ pub(super) fn parse(contents: &[FileContents]) -> Result<Vec<Root>, ConfigError>
             let key = format!("environment variable {variable}");
             if is_named { error.name_key(&[(&key, Some(path))]) } else { error }
         };
+        if path.as_os_str().is_empty() {
+            let subject = format!("environment variable {variable}");
+            return Err(ConfigError::new(subject, "it is empty").hint("correct it, or unset it"));
+        }
         let bytes = file.bytes().map_err(name_variable)?;
         // Such directories also hold revocation lists and notes.
         if is_named && variable == DIR && !pem::has_certificate(bytes) {

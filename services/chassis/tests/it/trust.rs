@@ -268,6 +268,10 @@ fn native_roots_are_checked_as_a_bundle_is_and_faults_name_variable_and_path() {
         let message = if cause.ends_with("roots") { String::new() } else { fault } + cause;
         run_for_native_roots(EXPECTED, &message, &[(variable, dir.join(name))]);
     }
+    for variable in [file, directory] {
+        let message = format!("environment variable {variable}: it is empty; correct it, or unset");
+        run_for_native_roots(EXPECTED, &message, &[(variable, PathBuf::new())]);
+    }
     run_for_native_roots(
         EXPECTED,
         "environment variable SSL_CERT_DIR: no file in the directories that it names holds a certificate; correct it, or unset it",
