@@ -180,6 +180,36 @@ impl ServerIo {
         Ok(())
     }
 
+    fn poll_read_stream(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+
+    /// Keeps what comes before the response, which is nothing unless the peer pipelines. The end of
+    /// the connection is passed on.
+    fn poll_read_ahead(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = self.poll_read_stream(cx, buffer);
+        let ahead = &buffer.filled()[before..];
+        if ahead.is_empty() {
+            return read;
+        }
+        self.next_request = ahead.to_vec();
+        buffer.set_filled(before);
+        self.read_waits = true;
+        Poll::Pending
+    }
+
     /// Reads at most to the end of a head.
     fn poll_read_request(
         &mut self,
@@ -188,10 +218,7 @@ impl ServerIo {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = if self.next_request.is_empty() {
-            match &mut self.stream {
-                Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-                Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            }
+            self.poll_read_stream(cx, buffer)
         } else {
             let length = self.next_request.len().min(buffer.remaining());
             buffer.put_slice(&self.next_request[..length]);
@@ -230,10 +257,14 @@ impl AsyncRead for ServerIo {
         if io.closing == Some(CloseReason::Revoked) {
             return Poll::Ready(Ok(()));
         }
-        if io.write_blocked || io.head_passed || io.unanswered >= MAX_UNANSWERED_BYTES {
+        let is_waiting = io.write_blocked || io.unanswered >= MAX_UNANSWERED_BYTES;
+        if is_waiting || (io.head_passed && !io.next_request.is_empty()) {
             // A peer that does not read its responses may send no more requests.
             io.read_waits = true;
             return Poll::Pending;
+        }
+        if io.head_passed {
+            return io.poll_read_ahead(cx, buffer);
         }
         let read = io.poll_read_request(cx, buffer);
         let count = buffer.filled().len() - before;
