@@ -19,7 +19,11 @@ use anyhow::Context as _;
 use rustix::net::{Shutdown, shutdown};
 
 use crate::{
-    bind::bind, config, error::ConfigError, metrics::Metrics, process::RunningServer,
+    bind::bind,
+    config,
+    error::ConfigError,
+    metrics::Metrics,
+    process::{RunningServer, check_descriptors},
     readiness::Readiness,
 };
 
@@ -30,7 +34,7 @@ const NAME: &str = "the admin listener";
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT_MS: u32 = 2000;
 
-/// Descriptors that the listener's runtime and its first connections need. actix panics without.
+/// Descriptors that the listener's runtime and its first connections need.
 const DESCRIPTORS: usize = 16;
 
 /// How many connections may be open.
@@ -60,11 +64,7 @@ impl Admin {
         #[cfg(target_os = "linux")]
         rustix::net::sockopt::set_tcp_user_timeout(&listener, TCP_USER_TIMEOUT_MS)
             .map_err(|error| ConfigError::new(NAME, error))?;
-        let spare: Result<Vec<_>, _> = (0..DESCRIPTORS).map(|_| listener.try_clone()).collect();
-        spare.map_err(|error| {
-            ConfigError::new("the limit of open files", error)
-                .hint("raise it, for instance with `ulimit -n 1024`")
-        })?;
+        check_descriptors(DESCRIPTORS)?;
         Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, readiness })
     }
 

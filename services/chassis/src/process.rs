@@ -27,7 +27,7 @@ const START_GRACE: Duration = Duration::from_secs(1);
 /// resolver's may, is not waited for.
 pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
     let fail = |error| error::exit_code(service, &error);
-    if let Err(error) = check_descriptors() {
+    if let Err(error) = check_descriptors(RUNTIME_DESCRIPTORS) {
         std::process::exit(fail(error.into()).into());
     }
     // Dropped before the end, it would wait for such threads.
@@ -36,11 +36,13 @@ pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
     std::process::exit(code.into())
 }
 
-/// Checks that the runtime can have its descriptors, without which it panics.
-fn check_descriptors() -> Result<(), ConfigError> {
-    let pipes: io::Result<Vec<_>> = (0..RUNTIME_DESCRIPTORS / 2).map(|_| io::pipe()).collect();
+/// Checks that `count` more descriptors can be had, an even number. tokio and actix panic without
+/// theirs.
+pub(crate) fn check_descriptors(count: usize) -> Result<(), ConfigError> {
+    let pipes: io::Result<Vec<_>> = (0..count / 2).map(|_| io::pipe()).collect();
     pipes.map(drop).map_err(|error| {
-        ConfigError::new("the limit of open files", error).hint("raise it (`ulimit -n`)")
+        ConfigError::new("the limit of open files", error)
+            .hint("raise it, for instance with `ulimit -n 1024`")
     })
 }
 
