@@ -121,8 +121,8 @@ impl Drop for LogGuard {
     }
 }
 
-/// Begins to log to standard output, by a queue and a thread: whoever does not read the log must not
-/// stop the service. Panics are logged too. A second call in the same process changes nothing.
+/// Begins to log to standard output, by a queue and a thread: a log that is not read must not stop
+/// the service. Panics are logged too. A second call in the same process changes nothing.
 ///
 /// # Errors
 /// When no further thread can be started.

@@ -366,6 +366,7 @@ fn default_file_may_be_absent_where_the_environment_is_set() {
 
 #[test]
 fn never_prints_a_key_in_place_of_its_path() {
+    // The public test key of RFC 8032, 7.1, as PKCS#8.
     let base64 = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
     for key in [base64, &format!("-----BEGIN PRIVATE KEY-----\\n{base64}")] {
         for text in ["port: KEY", "KEY: 1", "minTlsVersion: KEY", "idleTimeout: KEY", "host: KEY"] {

@@ -77,7 +77,7 @@ async fn check_flows(cluster: &Cluster, outside: &str, external_url: &str) -> Re
         flow("prometheus-to-ponger", "monitoring", "prometheus", &direct, false),
     ];
     check_all(cluster, &flows).await?;
-    // Whoever may create the namespace `monitoring` reaches nothing before its component is applied.
+    // Creating the namespace `monitoring` alone opens nothing: only its component does.
     cluster.apply_directory("components/prometheus", own, &[]).await?;
     let with_component = [
         flow("prometheus-scrapes-ponger", "monitoring", "prometheus", &ponger_admin, true),
