@@ -16,7 +16,7 @@ const MAX_NAME_LENGTH: usize = 80;
 const WEBPKI_ERRORS: &[(&str, &str)] = &[
     (
         "CaUsedAsEndEntity",
-        "says CA:TRUE, so it cannot identify a server or client; reissue it with basicConstraints CA:FALSE (`openssl req -x509` adds CA:TRUE unless its configuration has an x509_extensions section)",
+        "says CA:TRUE, so it cannot identify a server or client; use one that a CA in the trust bundle issued, or a self-signed one with basicConstraints CA:FALSE that is in the trust bundle itself (`openssl req -x509` adds CA:TRUE unless its configuration has an x509_extensions section)",
     ),
     (
         "EndEntityUsedAsCa",
@@ -294,7 +294,11 @@ mod tests {
             (not_for(&["a", "b", "c", "d"]), TlsWrongName, "for: a, b, c, d;"),
             (not_for(&["a", "b", "c", "d", "e", "f"]), TlsWrongName, "a, b, c, d, and 2 more;"),
             (Wrong::UnknownIssuer, TlsUntrusted, "is not signed by a trusted CA; add its root"),
-            (other(io::Error::other("CaUsedAsEndEntity")), TlsUntrusted, "says CA:TRUE"),
+            (
+                other(io::Error::other("CaUsedAsEndEntity")),
+                TlsUntrusted,
+                "that a CA in the trust bundle issued, or",
+            ),
             (
                 other(io::Error::other("MaximumSignatureChecksExceeded")),
                 TlsUntrusted,
