@@ -2,102 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    process::Command,
-};
+use std::{collections::BTreeSet, fs, net::SocketAddr, process::Command, time::Duration};
 
 use serde_json::Value;
 use testkit::{
-    PATIENCE,
     process::{Service, is_installed},
+    prometheus::{Prometheus, Target},
     wait_until,
 };
 
 const MONITORING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s/components/monitoring");
 
-/// A Prometheus on a free port, which scrapes as the components have it do.
-struct Prometheus {
-    service: Service,
-    address: SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Prometheus {
-    fn start(ponger: SocketAddr, pinger: SocketAddr) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let target = |job: &str, admin: SocketAddr| {
-            format!(
-                "- job_name: {job}
-  static_configs:
-    - targets: [\"{admin}\"]
-      labels: {{ namespace: demo }}
-"
-            )
-        };
-        let targets = target("ponger", ponger) + &target("pinger", pinger);
-        let config = dir.path().join("prometheus.yaml");
-        let settings = "scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s";
-        let text = format!(
-            "global: {{ {settings} }}\nrule_files: ['{MONITORING}/rules.yaml']\nscrape_configs:\n{targets}"
-        );
-        fs::write(&config, text).unwrap();
-        let service = Service::spawn(
-            Command::new("prometheus")
-                .arg(format!("--config.file={}", config.display()))
-                .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
-                .arg("--web.listen-address=127.0.0.1:0"),
-        );
-        service.wait_for("Server is ready to receive web requests");
-        let line = service.wait_for("\"Listening on\"");
-        let address = line.split("address=").nth(1).unwrap().split(' ').next().unwrap();
-        Self { address: address.parse().unwrap(), service, _dir: dir }
-    }
-
-    /// The data of a response of its API.
-    fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
-        let parameters: Vec<_> = parameters
-            .iter()
-            .map(|(name, value)| format!("{name}={}", percent_encode(value)))
-            .collect();
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // HTTP/1.0, so that the body comes in one piece.
-        let request = format!("GET /api/v1/{path}?{} HTTP/1.0\r\n\r\n", parameters.join("&"));
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
-        let body = response.split_once("\r\n\r\n").unwrap().1;
-        let mut body: Value = serde_json::from_str(body).unwrap();
-        assert_eq!(body["status"], "success", "{path} {parameters:?}: {body}");
-        body["data"].take()
-    }
-
-    /// The values of a query's result, without those that are no number.
-    fn query(&self, query: &str) -> Vec<f64> {
-        let data = self.get("query", &[("query", query)]);
-        let values = data["result"].as_array().unwrap().iter();
-        values
-            .map(|series| series["value"][1].as_str().unwrap().parse::<f64>().unwrap())
-            .filter(|value| value.is_finite())
-            .collect()
-    }
-
-    /// The values of a variable of the dashboard, `label_values(SELECTOR, LABEL)`, joined as Grafana
-    /// does.
-    fn label_values(&self, query: &str) -> String {
-        let arguments = query.strip_prefix("label_values(").unwrap().strip_suffix(')').unwrap();
-        let (selector, label) = arguments.rsplit_once(", ").unwrap();
-        let data = self.get(&format!("label/{label}/values"), &[("match[]", selector)]);
-        let values: Vec<_> = data.as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        values.join("|")
-    }
-}
-
-fn percent_encode(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+/// The values of a variable of the dashboard, `label_values(SELECTOR, LABEL)`, joined as Grafana does.
+fn label_values(prometheus: &Prometheus, query: &str) -> String {
+    let arguments = query.strip_prefix("label_values(").unwrap().strip_suffix(')').unwrap();
+    let (selector, label) = arguments.rsplit_once(", ").unwrap();
+    let data = prometheus.get(&format!("label/{label}/values"), &[("match[]", selector)]);
+    let values: Vec<_> = data.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    values.join("|")
 }
 
 fn start_demo() -> (Service, [SocketAddr; 2]) {
@@ -120,7 +42,13 @@ fn prometheus_evaluates_the_rules_and_answers_the_dashboard() {
         return;
     }
     let (mut demo, [ponger, pinger]) = start_demo();
-    let mut prometheus = Prometheus::start(ponger, pinger);
+    let rules = fs::read_to_string(format!("{MONITORING}/rules.yaml")).unwrap();
+    let prometheus = Prometheus::start(&rules, Duration::from_secs(1));
+    prometheus.scrape(&[("ponger", ponger), ("pinger", pinger)].map(|(job, admin)| Target {
+        namespace: "demo".into(),
+        job,
+        admin,
+    }));
     wait_until("both are scraped", || (prometheus.query("count(up == 1)") == [2.0]).then_some(()));
 
     let dashboard = fs::read_to_string(format!("{MONITORING}/dashboard/ping-pong.json")).unwrap();
@@ -135,7 +63,7 @@ fn prometheus_evaluates_the_rules_and_answers_the_dashboard() {
     };
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         if let Some(query) = variable["query"]["query"].as_str() {
-            let values = prometheus.label_values(&fill(query, &variables));
+            let values = label_values(&prometheus, &fill(query, &variables));
             variables.push((format!("${}", variable["name"].as_str().unwrap()), values));
         }
     }
@@ -164,8 +92,7 @@ fn prometheus_evaluates_the_rules_and_answers_the_dashboard() {
             .query("sum(increase(pinger_rejection_probes_total{result=\"rejected\"}[1m]))");
         probes.first().filter(|probes| **probes > 0.0).copied()
     });
-    let firing = prometheus.query("ALERTS{alertstate=\"firing\"}");
-    assert!(firing.is_empty(), "{}", prometheus.get("alerts", &[]));
+    assert_eq!(prometheus.firing_alerts(), BTreeSet::new());
     assert!(demo.stop().success());
-    assert!(prometheus.service.stop().success());
+    prometheus.stop();
 }

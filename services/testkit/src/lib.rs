@@ -9,6 +9,7 @@
 //! - [`process`]: a service as a child process, with its log;
 //! - [`in_process`]: a service on a thread of this process;
 //! - [`log`]: what threads of this process log;
+//! - [`prometheus`]: a Prometheus that scrapes services;
 //! - [`original`]: the original project's configuration files and its certificate.
 
 pub mod client;
@@ -19,6 +20,7 @@ pub mod log;
 pub mod original;
 pub mod pki;
 pub mod process;
+pub mod prometheus;
 pub mod wait;
 
 pub use files::{CertDir, write_private};
