@@ -5,6 +5,7 @@
 
 mod support;
 
+mod alerts;
 mod identity;
 mod keep_alive;
 mod metrics;
