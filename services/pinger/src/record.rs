@@ -55,6 +55,12 @@ impl Recorder {
         for reason in FailureReason::ALL {
             pings.with_label_values(&[reason.label()]);
         }
+        let target = metrics.int_gauge_vec(
+            "pinger_target_info",
+            "The URL that is pinged, as a label of a constant 1.",
+            &["url"],
+        );
+        target.with_label_values(&[config.ponger.url.as_deref().unwrap_or_default()]).set(1);
         Self {
             pings,
             last_success: metrics.int_gauge(

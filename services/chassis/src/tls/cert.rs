@@ -113,6 +113,12 @@ impl OwnCertificate {
         Ok(Self { certified: Arc::new(certified), leaf, chain: own_chain, serial, names })
     }
 
+    /// The leaf's issuer, as the leaf names it.
+    pub(super) fn issuer(&self) -> String {
+        let leaf = self.certified.cert.first().and_then(|leaf| parse(leaf).ok());
+        leaf.map(|leaf| leaf.issuer().to_string()).unwrap_or_default()
+    }
+
     /// The last second in which the chain can be verified, as far as it is known at `now`.
     pub fn not_after(&self, now: UnixTime) -> UnixTime {
         self.chain.not_after(now)

@@ -5,7 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec};
 use rustls::pki_types::UnixTime;
 
-use super::{handshake_info::HandshakeInfo, identity::Identity, x509::Validity};
+use super::{
+    cert::OwnCertificate, handshake_info::HandshakeInfo, identity::Identity, peer_id::PeerId,
+    x509::Validity,
+};
 use crate::{failure::FailureReason, metrics::Metrics};
 
 /// One of the two parts of an identity that are reloaded independently.
@@ -33,6 +36,7 @@ impl Unit {
 /// Metrics of our own identity, and of the peer's.
 #[derive(Clone, Debug)]
 pub struct IdentityMetrics {
+    info: IntGaugeVec,
     not_before: GaugeVec,
     expiration: GaugeVec,
     reloads: IntCounterVec,
@@ -43,6 +47,11 @@ pub struct IdentityMetrics {
 impl IdentityMetrics {
     /// Registers them.
     pub fn new(metrics: &Metrics) -> Self {
+        let info = metrics.int_gauge_vec(
+            "identity_cert_info",
+            "Our own certificate, as labels of a constant 1: its ID, its issuer and its serial number.",
+            &["id", "issuer", "serial"],
+        );
         let not_before = metrics.gauge_vec(
             "identity_cert_not_before_timestamp_seconds",
             "When the validity of a certificate began, in seconds since 1970: of those of identity_cert_expiration_timestamp_seconds.",
@@ -73,7 +82,7 @@ impl IdentityMetrics {
                 reloads.with_label_values(&[unit.label(), result]);
             }
         }
-        Self { not_before, expiration, reloads, last_reload_successful, last_success }
+        Self { info, not_before, expiration, reloads, last_reload_successful, last_success }
     }
 
     /// Records the validity of our own certificate and of the first trust root to expire.
@@ -85,6 +94,14 @@ impl IdentityMetrics {
         if let Some(root) = identity.trust.as_ref().and_then(|trust| trust.earliest_expiry(now)) {
             self.set_validity("roots", root);
         }
+    }
+
+    /// Records which certificate of our own is in use, instead of the one before.
+    pub fn record_own(&self, own: &OwnCertificate) {
+        self.info.reset();
+        let ids = own.names.peer_ids().unwrap_or_default();
+        let id = ids.first().map_or("", PeerId::as_str);
+        self.info.with_label_values(&[id, &own.issuer(), &own.serial]).set(1);
     }
 
     /// Records the validity of a peer's certificate. The values stay when later handshakes fail.

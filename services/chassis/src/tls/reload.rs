@@ -203,6 +203,9 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
         key_mode.check(&paths.key);
     }
     metrics.record_identity(&first, now);
+    if let Some(own) = &first.own {
+        metrics.record_own(own);
+    }
     for unit in [certificate.as_ref(), trust.as_ref()].into_iter().flatten() {
         metrics.record_loaded(unit.unit);
     }
@@ -377,6 +380,9 @@ impl<T: Send + Sync> Reloader<T> {
         match Identity::new(own, trust, generation, now, &*self.build) {
             Ok(identity) => {
                 self.metrics.record_identity(&identity, now);
+                if let Some(own) = &identity.own {
+                    self.metrics.record_own(own);
+                }
                 self.next_root_change = next_root_change(&identity, now);
                 self.publish.send_replace(Arc::new(identity));
             }

@@ -41,6 +41,13 @@ fn every_result_has_a_series_from_the_start() {
 }
 
 #[test]
+fn shows_the_url_that_is_pinged() {
+    let env = Env::new();
+    let pinger = env.start_pinger(&env.pinger_config(([127, 0, 0, 1], 1).into()));
+    assert_eq!(pinger.metric("pinger_target_info{url=\"https://127.0.0.1:1\"}"), 1.0);
+}
+
+#[test]
 fn the_time_of_the_last_pong_is_zero_before_the_first_and_stays_after_a_loss() {
     const LAST_PONG: &str = "pinger_last_success_timestamp_seconds";
     let env = Env::new();

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use testkit::{Leaf, client::request, process::is_installed};
+use testkit::{Leaf, client::request, process::is_installed, wait_until};
 use time::Duration;
 
 use crate::support::{Env, OTHER};
@@ -81,6 +81,26 @@ fn only_an_allowed_client_sets_the_expiry_of_the_peer() {
     let other = Leaf::new().uri(OTHER).valid(-Duration::MINUTE, Duration::minutes(30));
     assert_eq!(env.client_of(&other).get(ponger.address, "/ping").unwrap().status, 403);
     assert_eq!(ponger.metric(&expiry("peer")), end);
+}
+
+#[test]
+fn shows_which_certificate_is_in_use_and_no_earlier_one() {
+    let env = Env::new();
+    let ponger = env.start();
+    let infos = || {
+        let text = ponger.admin_get("/metrics").body;
+        let lines = text.lines().filter(|line| line.starts_with("identity_cert_info{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = infos();
+    assert_eq!(first.len(), 1, "{first:?}");
+    for label in ["id=\"spiffe://cluster.local/ns/test/sa/ponger\"", "issuer=\"CN=test\""] {
+        assert!(first[0].contains(label), "{label}: {first:?}");
+    }
+    env.install(&env.ca.issue(&Leaf::ponger("test")));
+    wait_until("the new certificate", || {
+        matches!(&infos()[..], [new] if *new != first[0]).then_some(())
+    });
 }
 
 #[test]
