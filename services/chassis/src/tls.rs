@@ -52,6 +52,10 @@ use rustls::crypto::CryptoProvider;
 /// The only application protocol: HTTP/2 drains badly in actix (actix-web #2509).
 pub const ALPN: &[u8] = b"http/1.1";
 
+/// What pinger's rejection probe offers beside [`ALPN`], and no server selects: it tells ponger that the
+/// handshake is meant to fail.
+pub const REJECTION_PROBE_ALPN: &[u8] = b"ping-pong/rejection-probe";
+
 /// The cryptography provider, chosen once: aws-lc-rs, which prefers the post-quantum hybrid
 /// X25519MLKEM768 and still offers X25519.
 pub fn provider() -> &'static Arc<CryptoProvider> {

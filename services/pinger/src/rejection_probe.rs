@@ -10,7 +10,7 @@ use chassis::{
     failure::FailureReason,
     metrics::Metrics,
     readiness::Readiness,
-    tls::{client::ClientTls, identity::Identity},
+    tls::{REJECTION_PROBE_ALPN, client::ClientTls, identity::Identity},
 };
 use prometheus::IntCounterVec;
 use rustls::{ClientConfig, pki_types::CertificateDer, sign::CertifiedKey};
@@ -29,18 +29,21 @@ const MAX_INCONCLUSIVE: u32 = 10;
 const NOT_READY: &str = "ponger accepted an untrusted client";
 
 /// A configuration that verifies ponger as always, and presents `credential`; `None` where it cannot
-/// be made, since pinger has no certificate of its own.
+/// be made, since pinger has no certificate of its own. It tells ponger that it is a probe, so that this
+/// is no alarm there; a server that accepts the credential does not read that.
 fn client_config(
     credential: ProbeCredential,
     identity: &Identity<ClientTls>,
 ) -> Option<ClientConfig> {
-    match credential {
-        ProbeCredential::NoCertificate => Some(identity.tls.config_with_client_cert(None)),
+    let certified = match credential {
+        ProbeCredential::NoCertificate => None,
         ProbeCredential::InvalidSignature => {
-            let certified = with_invalid_signature(&identity.own.as_ref()?.certified)?;
-            Some(identity.tls.config_with_client_cert(Some(Arc::new(certified))))
+            Some(Arc::new(with_invalid_signature(&identity.own.as_ref()?.certified)?))
         }
-    }
+    };
+    let mut config = identity.tls.config_with_client_cert(certified);
+    config.alpn_protocols.push(REJECTION_PROBE_ALPN.to_vec());
+    Some(config)
 }
 
 /// `certified` with the last bit of the leaf's signature flipped: the signature is the last field of

@@ -77,6 +77,15 @@ impl RootSpanBuilder for AccessLog {
 }
 
 fn log_denied(request: &actix_web::HttpRequest, status: u16, peer: &Peer, decision: &Decision) {
+    if peer.is_probe {
+        tracing::debug!(
+            parent: None,
+            address = peer.address.map(display),
+            denied = decision.reason(),
+            "Rejection probe denied"
+        );
+        return;
+    }
     tracing::warn!(
         parent: None,
         status,

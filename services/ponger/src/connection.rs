@@ -29,7 +29,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    handshake_stream::HandshakeStream,
+    handshake::HandshakeStream,
     limits::{ConnectionPermit, Limits},
     policy::Decision,
 };
@@ -56,6 +56,8 @@ pub struct Peer {
     pub id: Option<PeerId>,
     /// Whether its requests are allowed.
     pub decision: Decision,
+    /// Whether it is taken for pinger's rejection probe, which is meant to be denied.
+    pub is_probe: bool,
     /// The certificates of both ends; `None` without TLS.
     pub credentials: Option<ConnectionCredentials<ServerTls>>,
 }

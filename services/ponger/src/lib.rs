@@ -3,7 +3,8 @@
 //! - [`config`]: configuration keys, and which of them conflict
 //! - [`startup`]: bind, reveal the ports, run, drain
 //! - [`server`]: accepts connections: connection limit, TLS handshake
-//! - [`handshake_stream`]: limits what a client may send before its handshake is complete
+//! - [`handshake`]: the TLS handshake, and what a client may send in it
+//! - [`rejection_probe`]: recognizes pinger's rejection probe
 //! - [`connection`]: an open connection: its peer, its deadlines, and when it closes
 //! - [`limits`]: how long a client may take, and how many may be connected
 //! - [`policy`]: which peers are authorized
@@ -15,9 +16,10 @@ pub mod access_log;
 pub mod authz;
 pub mod config;
 pub mod connection;
-pub mod handshake_stream;
+pub mod handshake;
 pub mod limits;
 pub mod policy;
+pub mod rejection_probe;
 pub mod routes;
 pub mod server;
 pub mod startup;

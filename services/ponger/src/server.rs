@@ -10,7 +10,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_http::{HttpService, Request, Response, body::BoxBody, error::DispatchError};
@@ -32,20 +32,19 @@ use chassis::{
         server::ServerTls,
     },
 };
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     connection::{Peer, ServerIo, Stream},
-    handshake_stream::HandshakeStream,
+    handshake::{self, Accepted},
     limits::{ConnectionPermit, Limits, worker_count},
-    policy::Policy,
+    policy::{Decision, Policy},
+    rejection_probe::{self, ProbeFilter},
 };
 
 /// How long a handshake may still take after the service began to stop.
@@ -62,6 +61,7 @@ pub struct Server {
     clock: Clock,
     permits: Arc<Semaphore>,
     shutdown: watch::Sender<bool>,
+    probe_filter: ProbeFilter,
     metrics: ServerMetrics,
     limit_log: LogLimiter,
     handshake_log: BTreeMap<FailureReason, LogLimiter>,
@@ -71,6 +71,7 @@ struct ServerMetrics {
     open: IntGauge,
     rejected: IntCounter,
     handshakes: HandshakeMetrics,
+    probes: IntCounterVec,
     identity: IdentityMetrics,
 }
 
@@ -90,6 +91,14 @@ impl Server {
         metrics: &Metrics,
         identity: IdentityMetrics,
     ) -> Arc<Self> {
+        let probes = metrics.int_counter_vec(
+            "ponger_rejection_probes_total",
+            "Failed handshakes of pinger's rejection probe, which are meant to fail, by reason.",
+            &["reason"],
+        );
+        for reason in rejection_probe::REASONS {
+            probes.with_label_values(&[reason.label()]);
+        }
         let metrics = ServerMetrics {
             open: metrics.int_gauge(
                 "ponger_connections",
@@ -100,6 +109,7 @@ impl Server {
                 "Connections closed at once because the connection limit was reached.",
             ),
             handshakes: HandshakeMetrics::new(metrics),
+            probes,
             identity,
         };
         let limiter = || LogLimiter::new(Duration::from_secs(1));
@@ -110,6 +120,7 @@ impl Server {
             clock,
             permits: Arc::new(Semaphore::new(limits.connections as usize)),
             shutdown: watch::channel(false).0,
+            probe_filter: ProbeFilter::default(),
             metrics,
             limit_log: limiter(),
             handshake_log: FailureReason::ALL.iter().map(|reason| (*reason, limiter())).collect(),
@@ -190,7 +201,14 @@ impl Server {
         let (stream, peer) = match &self.tls {
             None => {
                 let decision = self.policy.decide(None);
-                let peer = Peer { address, handshake: None, id: None, decision, credentials: None };
+                let peer = Peer {
+                    address,
+                    handshake: None,
+                    id: None,
+                    decision,
+                    is_probe: false,
+                    credentials: None,
+                };
                 (Stream::Plain(stream), peer)
             }
             Some(identity) => self.handshake(stream, address, identity).await?,
@@ -222,10 +240,8 @@ impl Server {
         identity: &IdentityWatch<ServerTls>,
     ) -> Result<(Stream, Peer), io::Error> {
         let used = identity.current();
-        let acceptor = TlsAcceptor::from(Arc::clone(&used.tls.config));
-        let stream = HandshakeStream::new(stream);
-        // Fallible: on an error the stream comes back, so that the alert can be delivered.
-        let accepting = timeout(self.limits.handshake, acceptor.accept(stream).into_fallible());
+        let accepting = handshake::accept(stream, Arc::clone(&used.tls.config));
+        let accepting = timeout(self.limits.handshake, accepting);
         let mut shutdown = self.shutdown.subscribe();
         let accepted = tokio::select! {
             accepted = accepting => accepted,
@@ -235,11 +251,18 @@ impl Server {
                 sleep(SHUTDOWN_HANDSHAKE_GRACE).await;
             } => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
-        let mut stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err((error, stream))) => {
-                self.record_handshake_failure(address, &classify::from_io("the client", &error));
-                lingering_close(stream.into_inner()).await;
+        let (mut stream, claims_to_be_probe) = match accepted {
+            Ok(Accepted { result: Ok(stream), claims_to_be_probe }) => (stream, claims_to_be_probe),
+            Ok(Accepted { claims_to_be_probe, result: Err((error, stream)) }) => {
+                let failure = classify::from_io("the client", &error);
+                if claims_to_be_probe && self.is_rejection_probe(address, failure.reason) {
+                    self.record_rejection_probe(address, &failure);
+                } else {
+                    self.record_handshake_failure(address, &failure);
+                }
+                if let Some(stream) = stream {
+                    handshake::lingering_close(stream).await;
+                }
                 return Err(error);
             }
             Err(_) => {
@@ -261,6 +284,9 @@ impl Server {
         let ids = credentials.peer_ids();
         let decision = self.policy.decide(ids.as_ref());
         self.metrics.handshakes.record_success(&handshake, self.policy.metric_label(ids.as_ref()));
+        if let (Decision::PeerId(_), Some(address)) = (&decision, address) {
+            self.probe_filter.record_authorized(address.ip(), Instant::now());
+        }
         // Only an authorized peer may influence what is measured.
         if decision.is_allowed()
             && let Some(validity) = credentials.peer_validity()
@@ -271,10 +297,28 @@ impl Server {
             address,
             handshake: Some(handshake),
             id: ids.and_then(Result::ok).and_then(|ids| ids.into_iter().next()),
+            is_probe: claims_to_be_probe
+                && decision == Decision::NoCertificate
+                && self.is_rejection_probe(address, FailureReason::TlsNoCertificate),
             decision,
             credentials: Some(credentials),
         };
         Ok((Stream::Tls(Box::new(stream)), peer))
+    }
+
+    fn is_rejection_probe(&self, address: Option<SocketAddr>, reason: FailureReason) -> bool {
+        address
+            .is_some_and(|address| self.probe_filter.accepts(address.ip(), reason, Instant::now()))
+    }
+
+    fn record_rejection_probe(&self, address: Option<SocketAddr>, failure: &Failure) {
+        self.metrics.probes.with_label_values(&[failure.reason.label()]).inc();
+        tracing::debug!(
+            address = address.map(tracing::field::display),
+            reason = failure.reason.label(),
+            cause = failure.cause,
+            "Rejection probe rejected"
+        );
     }
 
     fn record_handshake_failure(&self, address: Option<SocketAddr>, failure: &Failure) {
@@ -300,20 +344,4 @@ impl Server {
             );
         }
     }
-}
-
-/// Reads and discards what the client still sends, for a moment. If a socket is closed with bytes
-/// unread, the kernel resets the connection, and the alert may never arrive.
-async fn lingering_close(mut stream: TcpStream) {
-    let _ = timeout(Duration::from_secs(1), async {
-        stream.shutdown().await?;
-        let mut discarded = [0; 1024];
-        for _ in 0..64 {
-            if stream.read(&mut discarded).await? == 0 {
-                break;
-            }
-        }
-        io::Result::Ok(())
-    })
-    .await;
 }

@@ -9,7 +9,7 @@ mod common;
 use std::{fs, io::Write as _, net::TcpStream, path::Path};
 
 use chassis::bind::SOCKET_BUFFER_BYTES;
-use ponger::{connection::MAX_UNANSWERED_BYTES, handshake_stream::MAX_HANDSHAKE_BYTES};
+use ponger::{connection::MAX_UNANSWERED_BYTES, handshake::MAX_HANDSHAKE_BYTES};
 use socket2::SockRef;
 use testkit::{Leaf, client::TlsConnection};
 

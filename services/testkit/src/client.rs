@@ -58,6 +58,13 @@ impl TlsClient {
         self.rebuild(provider.into(), rustls::DEFAULT_VERSIONS)
     }
 
+    /// Offers these application protocols (ALPN) instead of none.
+    pub fn with_protocols(mut self, protocols: &[&[u8]]) -> Self {
+        let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Arc::make_mut(&mut self.config).alpn_protocols = protocols;
+        self
+    }
+
     /// Expects a server certificate for `name`.
     ///
     /// # Panics

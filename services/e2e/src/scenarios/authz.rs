@@ -67,7 +67,7 @@ pub(crate) async fn untrusted_clients(env: &impl Environment) -> Result<String> 
         samples = until(&format!("{ponger} counts the client with {case}"), 10, async || {
             let samples = env.metrics_of(&ponger).await?;
             let now = rejection.count(&samples);
-            // At least one: pinger's rejection probe is counted too.
+            // At least one: a rejection probe that ponger does not recognize is counted too.
             Ok(if now > before { Ok(samples) } else { Err(format!("{before}, then {now}")) })
         })
         .await?;

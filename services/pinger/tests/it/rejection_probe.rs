@@ -8,7 +8,7 @@ use std::{
 
 use chassis::tls::server::ClientAuth;
 use pinger::config::ProbeCredential::{self, InvalidSignature, NoCertificate};
-use testkit::{Ca, Leaf};
+use testkit::{Ca, Leaf, client::TlsClient};
 
 use crate::support::{
     Env, Pinger, Ponger, accept, ms, pong_forever, server_tls, until_closed, wait_for_further,
@@ -58,6 +58,27 @@ fn ponger_rejects_both_credentials() {
     // Probes are not pings, and are not what is measured of them.
     assert_eq!(pinger.metric("tls_handshake_failures_total{reason=\"tls_refused_by_peer\"}"), 0.0);
     assert_eq!(pinger.stop().unwrap().lost(), 0);
+}
+
+#[test]
+fn ponger_counts_probes_apart_from_clients_that_must_be_looked_into() {
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    // Before the first probe: from this address an authorized client came.
+    let authorized = env.ca.issue(&Leaf::pinger("test"));
+    TlsClient::new(env.ca.pem(), Some(&authorized)).get(ponger.address, "/ping").unwrap();
+    let mut config = probing(&env, ponger.address);
+    config.rejection_probe.interval = ms(1000);
+    let pinger = env.start_pinger(&config);
+    for (credential, reason) in
+        [(NoCertificate, "tls_no_certificate"), (InvalidSignature, "tls_untrusted")]
+    {
+        pinger.wait_for_metric(&probes(credential, "rejected"), 1.0);
+        ponger
+            .wait_for_metric(&format!("ponger_rejection_probes_total{{reason=\"{reason}\"}}"), 1.0);
+        let failures = format!("tls_handshake_failures_total{{reason=\"{reason}\"}}");
+        assert_eq!(ponger.metric(&failures), 0.0, "{reason}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod authorization;
 mod limits;
 mod metrics;
 mod process;
+mod rejection_probe;
 mod reload;
 mod requests;
 mod startup;
