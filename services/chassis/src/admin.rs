@@ -1,8 +1,10 @@
-//! The admin listener: metrics and probes by plain HTTP, on an `HttpServer` of its own, so that no
-//! load on the service hides it from an operator.
+//! The admin listener: metrics, probes and routes of the service's own by plain HTTP, on an
+//! `HttpServer` of its own, so that no load on the service hides it from an operator.
 
 use std::{
     collections::VecDeque,
+    fmt,
+    future::ready,
     net::{SocketAddr, TcpListener},
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +15,7 @@ use actix_web::{
     App, FromRequest, Handler, HttpResponse, HttpServer, Resource,
     http::{KeepAlive, header::ContentType},
     rt::net::TcpStream,
-    web::{self, Data},
+    web::{self, Data, ServiceConfig},
 };
 use anyhow::Context as _;
 use rustix::net::{Shutdown, shutdown};
@@ -41,12 +43,21 @@ const DESCRIPTORS: usize = 16;
 const MAX_CONNECTIONS: usize = 32;
 
 /// The admin listener, bound and not yet running.
-#[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
     endpoint: String,
     metrics: Metrics,
     readiness: Readiness,
+    routes: Box<Routes>,
+}
+
+/// Adds routes.
+type Routes = dyn Fn(&mut ServiceConfig) + Send + Sync;
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("listener", &self.listener).finish_non_exhaustive()
+    }
 }
 
 impl Admin {
@@ -65,7 +76,14 @@ impl Admin {
         rustix::net::sockopt::set_tcp_user_timeout(&listener, TCP_USER_TIMEOUT_MS)
             .map_err(|error| ConfigError::new(NAME, error))?;
         check_descriptors(DESCRIPTORS)?;
-        Ok(Self { listener, endpoint: settings.endpoint.clone(), metrics, readiness })
+        let endpoint = settings.endpoint.clone();
+        Ok(Self { listener, endpoint, metrics, readiness, routes: Box::new(|_| {}) })
+    }
+
+    /// Adds routes of the service. One at `/` replaces the index; those of this listener come first.
+    #[must_use]
+    pub fn with_routes(self, routes: impl Fn(&mut ServiceConfig) + Send + Sync + 'static) -> Self {
+        Self { routes: Box::new(routes), ..self }
     }
 
     /// Where it listens.
@@ -81,15 +99,19 @@ impl Admin {
     /// # Errors
     /// When the listener cannot be used.
     pub fn run(self) -> anyhow::Result<RunningServer> {
-        let Self { listener, endpoint, metrics, readiness } = self;
+        let Self { listener, endpoint, metrics, readiness, routes } = self;
         let open = Arc::<OpenConnections>::default();
+        let routes: Arc<Routes> = routes.into();
         let server = HttpServer::new(move || {
+            let index = format!("{endpoint} metrics\n/livez liveness\n/readyz readiness\n");
             App::new()
                 .app_data(Data::new(metrics.clone()))
                 .app_data(Data::new(readiness.clone()))
                 .service(resource(&endpoint, metrics_text))
                 .service(resource("/livez", livez))
                 .service(resource("/readyz", readyz))
+                .configure(&*routes)
+                .service(resource("/", move || ready(plain_text(index.clone()))))
         })
         .workers(1)
         .on_connect(move |io, data| {
@@ -109,9 +131,9 @@ impl Admin {
 }
 
 /// A resource that answers GET and HEAD, and other methods with 405.
-fn resource<F, Args>(path: &str, handler: F) -> Resource
+pub fn resource<F, Args>(path: &str, handler: F) -> Resource
 where
-    F: Handler<Args, Output = HttpResponse> + Clone,
+    F: Handler<Args, Output = HttpResponse>,
     Args: FromRequest + 'static,
 {
     web::resource(path).route(web::get().to(handler.clone())).route(web::head().to(handler))
@@ -158,7 +180,11 @@ async fn metrics_text(metrics: Data<Metrics>) -> HttpResponse {
 }
 
 async fn livez() -> HttpResponse {
-    HttpResponse::Ok().content_type(ContentType::plaintext()).body("alive\n")
+    plain_text("alive\n".into())
+}
+
+fn plain_text(body: String) -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::plaintext()).body(body)
 }
 
 async fn readyz(readiness: Data<Readiness>) -> HttpResponse {

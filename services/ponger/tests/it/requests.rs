@@ -140,9 +140,12 @@ fn serves_probes_and_metrics_on_a_plain_listener_of_their_own() {
     let env = Env::new();
     let ponger = env.start();
     ponger.wait_for_readiness(200);
-    for (path, status) in [("/livez", 200), ("/metrics", 200), ("/ping", 404), ("/", 404)] {
+    for (path, status) in [("/livez", 200), ("/metrics", 200), ("/ping", 404)] {
         assert_eq!(ponger.admin_get(path).status, status, "{path}");
     }
+    let index = ponger.admin_get("/").body;
+    let paths: Vec<_> = index.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(paths, ["/metrics", "/livez", "/readyz"]);
 }
 
 #[test]
