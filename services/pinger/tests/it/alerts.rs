@@ -9,13 +9,21 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use chassis::{config::HumanDuration, tls::server::ClientAuth};
+use chassis::{
+    config::HumanDuration,
+    tls::{ALPN, REJECTION_PROBE_ALPN, server::ClientAuth},
+};
 use testkit::{
     Ca, CertDir, Issued, Leaf, PATIENCE,
+    client::TlsClient,
     process::is_installed,
     prometheus::{Prometheus, Target},
     wait_until,
@@ -173,6 +181,42 @@ fn crowded() -> World {
     )
 }
 
+/// A client without a certificate says that it is a rejection probe, more often than pinger is one.
+fn disguised() -> World {
+    let mut world = World::healthy(
+        "disguised",
+        &["PingPongHandshakesRejected", "PingPongRejectionProbesUnaccounted"],
+    );
+    let client = TlsClient::new(world.env.ca.pem(), None);
+    let client = client.with_protocols(&[ALPN, REJECTION_PROBE_ALPN]);
+    world.clients.push(Box::new(Repeated::start(client, world.ponger().address)));
+    world
+}
+
+/// A client that connects again and again, until it is dropped.
+struct Repeated(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Repeated {
+    fn start(client: TlsClient, server: SocketAddr) -> Self {
+        let stop = Arc::<AtomicBool>::default();
+        let stopped = Arc::clone(&stop);
+        let repeat = move || {
+            while !stopped.load(Ordering::Acquire) {
+                client.get(server, "/ping").unwrap_err();
+                thread::sleep(Duration::from_millis(50));
+            }
+        };
+        Self(stop, Some(thread::spawn(repeat)))
+    }
+}
+
+impl Drop for Repeated {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+        let _ = self.1.take().map(JoinHandle::join);
+    }
+}
+
 /// A pinger whose log is not read any more.
 struct Unread {
     process: Child,
@@ -283,8 +327,8 @@ fn each_fault_raises_its_alerts_and_no_others() {
         &["PingPongCertificateRenewalOverdue", "PingPongCertificateAboutToExpire"],
         &valid(-50, 2),
     );
-    let (old_root, silent, slow, lenient, mut crowded) =
-        (old_root(), silent(), slow(), lenient(), crowded());
+    let (old_root, silent, slow, lenient, disguised, mut crowded) =
+        (old_root(), silent(), slow(), lenient(), disguised(), crowded());
 
     let prometheus = Prometheus::start(&rules, SCRAPE_INTERVAL);
     let mut expected = BTreeSet::new();
@@ -292,7 +336,7 @@ fn each_fault_raises_its_alerts_and_no_others() {
     expected.extend(Unread::ALERTS.iter().map(|alert| (Unread::NAME.to_owned(), (*alert).into())));
     for world in [
         &healthy, &stopped, &denied, &untrusted, &broken, &overdue, &expiring, &old_root, &silent,
-        &slow, &lenient, &crowded,
+        &slow, &lenient, &disguised, &crowded,
     ] {
         if world.name != silent.name {
             world.pinger.wait_for_metric(&pings("pong"), 1.0);
