@@ -82,7 +82,8 @@ let
     ../.cargo
     ../deny.toml
     ../.rustfmt.toml
-    # Tests compare the reference and the manifests with the code.
+    # Tests compare the documentation and the manifests with the code.
+    ../README.md
     ../services/README.md
     ../k8s
   ];

@@ -1,7 +1,9 @@
 //! The closed list of reasons for which a connection, a handshake or a ping fails.
 //!
 //! The same [`FailureReason`] goes from the socket to the log field, the metric label and the summary.
-//! No peer can add to it. TLS errors are classified by [`crate::tls::classify`].
+//! No peer can add to it. TLS errors are classified by [`crate::tls::classify`]; `hint` says what to do.
+
+mod hint;
 
 use std::{error::Error, fmt, io, net::SocketAddr};
 

@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use chassis::failure::FailureReason;
 use testkit::client::plain_get;
 
 /// Reads a file of the directory `services`.
@@ -67,8 +68,24 @@ fn table_has_every_failure_reason_with_its_documentation() {
         Some((label.to_owned(), pair[0].strip_prefix("/// ")?.to_owned()))
     };
     let reasons: BTreeMap<_, _> = lines.windows(2).filter_map(reason).collect();
-    assert_eq!(reasons.len(), chassis::failure::FailureReason::ALL.len());
+    assert_eq!(reasons.len(), FailureReason::ALL.len());
     assert_eq!(table("Failure reasons", 2), reasons);
+}
+
+#[test]
+fn troubleshooting_has_the_hint_of_every_failure_reason() {
+    let readme = read("../README.md");
+    let section = readme.split("\n## ").find(|section| section.starts_with("Troubleshooting"));
+    let rows =
+        section.unwrap().lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    let mut hints = BTreeMap::new();
+    for (reasons, hint) in rows {
+        let reasons = reasons.split(", ").map(|reason| reason.trim_matches('`').to_owned());
+        hints.extend(reasons.map(|reason| (reason, hint.trim_end_matches(" |").to_owned())));
+    }
+    let expected = FailureReason::ALL.iter();
+    let expected = expected.map(|reason| (reason.label().to_owned(), reason.hint().to_owned()));
+    assert_eq!(hints, expected.collect());
 }
 
 #[test]

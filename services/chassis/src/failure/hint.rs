@@ -1,0 +1,89 @@
+//! What to do about each reason: the texts of the README's troubleshooting table, which a test compares
+//! with these.
+
+use super::FailureReason;
+
+impl FailureReason {
+    /// What a person can do about it, with code in backticks.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::Resolve => {
+                "Check the host in `ponger.url`, that the Service exists, and that egress to DNS \
+                 is allowed (port 53, UDP and TCP)."
+            }
+            Self::ConnectRefused => {
+                "Start ponger, or correct the port. In Kubernetes, check that the Service has \
+                 ready endpoints."
+            }
+            Self::ConnectUnreachable => {
+                "Check routes and firewall rules for the address in `cause`; for an IPv6 address, \
+                 that the host has IPv6."
+            }
+            Self::ConnectTimeout => {
+                "Packets are dropped: check NetworkPolicies (pod labels, port), security groups, \
+                 and whether the node is up."
+            }
+            Self::ConnectFailed => {
+                "Read the operating system's error in `cause`. For \"too many open files\", raise \
+                 the limit."
+            }
+            Self::TlsUntrusted => {
+                "Compare the issuer of the peer's certificate (`openssl s_client -connect \
+                 HOST:PORT -showcerts`) with the bundle of the side that logs this. Add the root \
+                 to that bundle, or the intermediates to the peer's certificate file. In ponger, \
+                 from pinger's address and every probe interval: the rejection probe."
+            }
+            Self::TlsExpired => {
+                "Renew the peer's certificate (`certs renew`). If that was done, look for a \
+                 rejected reload in the peer's log, and compare the clocks."
+            }
+            Self::TlsNotYetValid => "Compare the clocks of both sides, or wait.",
+            Self::TlsWrongName => {
+                "Issue ponger's certificate for the host in `ponger.url`, or set \
+                 `ponger.serverName` to a name that it has."
+            }
+            Self::TlsWrongId => {
+                "Compare `ponger.serverId` with the URI in ponger's certificate (both contain the \
+                 namespace), and correct one of them."
+            }
+            Self::TlsNoCertificate => {
+                "Set `ponger.clientCertificate` and `ponger.clientPrivateKey`. In ponger, from \
+                 pinger's address and every probe interval: the rejection probe."
+            }
+            Self::TlsRefusedByPeer => {
+                "Read the alert in `cause`, and the peer's log of the same second. \
+                 `certificate_required`: configure a certificate. `unknown_ca`: add its root to \
+                 the peer's bundle. `certificate_expired`: renew it."
+            }
+            Self::TlsProtocol => {
+                "The port speaks something else, such as plain HTTP or a proxy's protocol; \
+                 correct the URL. Or no TLS version is common: see `minTlsVersion`."
+            }
+            Self::TlsTimeout => {
+                "Check the CPU and the open connections of ponger. If small packets pass and \
+                 large ones do not, check the MTU."
+            }
+            Self::Denied => {
+                "ponger's log has the `peer` and why it is `denied`. For `not_allowed`, add the \
+                 ID to `service.allowedClients`, and roll out."
+            }
+            Self::Status | Self::Body => {
+                "Something other than ponger answers, or the path in `ponger.url` is not `/ping`. \
+                 `cause` quotes it."
+            }
+            Self::Reset => {
+                "ponger or something between closed the connection. Check restarts and \
+                 `ponger_connections_rejected_total` (`service.maxConnections`). With \
+                 `ponger.keepAlive`, it must be shorter than `service.idleTimeout` and any load \
+                 balancer's."
+            }
+            Self::RequestTimeout => {
+                "Check the load of ponger (`ponger_request_duration_seconds`) and the network \
+                 after the handshake."
+            }
+            Self::Shutdown => {
+                "pinger was stopped during a ping. If pings are long, raise `drainTimeout`."
+            }
+        }
+    }
+}
