@@ -7,12 +7,14 @@
 //! - [`client`]: one ping: request, response, and its outcome
 //! - [`client_factory`]: clients that use the current identity
 //! - [`record`]: log, metrics and summary of pings
+//! - [`history`]: the latest pings and failures, in memory of fixed size
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
 
 pub mod client;
 pub mod client_factory;
 pub mod config;
 pub mod connector;
+pub mod history;
 mod interim;
 pub mod record;
 pub mod rejection_probe;

@@ -1,4 +1,4 @@
-//! Records pings: a line in the log, metrics, and the summary.
+//! Records pings: a line in the log, metrics, the history, and the summary.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -20,6 +20,7 @@ use crate::{
     client::Outcome,
     config::Config,
     connector::{Phase, Trace},
+    history::History,
 };
 
 /// Records pings.
@@ -35,6 +36,7 @@ pub struct Recorder {
     peer_label: String,
     expiry: ExpiryMonitor,
     clock: Clock,
+    history: History,
     summary: Summary,
 }
 
@@ -45,6 +47,7 @@ impl Recorder {
         identity: IdentityMetrics,
         config: &Config,
         clock: Clock,
+        history: History,
     ) -> Self {
         let pings = metrics.int_counter_vec(
             "pinger_pings_total",
@@ -82,6 +85,7 @@ impl Recorder {
             peer_label: config.ponger.server_id.clone().unwrap_or_else(|| "other".into()),
             expiry: ExpiryMonitor::new(config.identity.expiry_warning.map(|warning| warning.0)),
             clock,
+            history,
             summary: Summary::new(config.count),
         }
     }
@@ -89,6 +93,7 @@ impl Recorder {
     /// Records one ping.
     pub fn record(&mut self, seq: u64, outcome: &Outcome) {
         self.measure(outcome);
+        self.history.record(seq, outcome);
         self.summary.add(outcome);
         match &outcome.result {
             Ok(()) => log_pong(seq, outcome),

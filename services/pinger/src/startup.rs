@@ -22,6 +22,7 @@ use chassis::{
 use crate::{
     client_factory::PingClientFactory,
     config::Config,
+    history::History,
     record::{Recorder, Summary},
     rejection_probe::{ProbeMetrics, spawn_rejection_probes},
 };
@@ -78,7 +79,7 @@ impl Application {
             readiness,
             reload,
             clients,
-            recorder: Recorder::new(&metrics, identity_metrics, config, clock),
+            recorder: Recorder::new(&metrics, identity_metrics, config, clock, History::default()),
             probes: ProbeMetrics::new(&metrics),
             config: config.clone(),
             metrics,

@@ -54,6 +54,11 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
         }
     }
 
+    /// The certificates that the peer presented, its own first.
+    pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        &self.peer_chain
+    }
+
     /// The IDs in the peer's certificate; `None` if it presented none.
     pub fn peer_ids(&self) -> Option<Result<Vec<PeerId>, PeerIdError>> {
         let leaf = self.peer_chain.first()?;
