@@ -11,7 +11,7 @@ use chassis::tls::peer_id::{PeerId, sanitize};
 use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
-use crate::{authz::Revoked, connection::Peer, policy::Decision};
+use crate::{authz::Revoked, connection::Peer, faults::Injected, policy::Decision};
 
 /// Opens the span `request` around each request (level DEBUG), and logs one line at its end.
 #[derive(Debug)]
@@ -68,6 +68,7 @@ impl RootSpanBuilder for AccessLog {
             peer = peer.id.as_ref().map(PeerId::as_str),
             address = address.map(display),
             duration_us,
+            fault = extensions.get::<Injected>().map(|injected| injected.0.label()),
             "Received {} {}",
             sanitize(request.method().as_str()),
             sanitize(request.path())

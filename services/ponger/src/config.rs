@@ -20,7 +20,7 @@ use chassis::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Policy;
+use crate::{faults, policy::Policy};
 
 /// ponger's configuration: the original project's keys, and further ones in the same style.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ use crate::policy::Policy;
 pub struct Config {
     /// Serve plain HTTP, without TLS. Otherwise ponger requires a certificate.
     pub insecure: bool,
+    /// Serve `/faults` on the admin listener, by which pings can be made to fail for a limited time.
+    pub faults: bool,
     /// The TLS listener and its clients.
     pub service: Service,
     /// How certificate, key and trust bundle are reloaded.
@@ -195,6 +197,10 @@ impl Config {
                 "it equals metrics.port",
                 "choose another port for one of them",
             );
+        }
+        if self.faults && self.metrics.endpoint == faults::api::PATH {
+            let reason = "`faults: true` serves something else at that path";
+            return error("metrics.endpoint", reason, "use a path such as `/metrics`");
         }
         if !(1..=1_000_000).contains(&service.max_connections) {
             return error(

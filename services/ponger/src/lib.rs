@@ -11,11 +11,13 @@
 //! - [`authz`]: authorizes requests
 //! - [`routes`]: the responses
 //! - [`access_log`]: the span and the log line of a request
+//! - [`faults`]: faults on demand
 
 pub mod access_log;
 pub mod authz;
 pub mod config;
 pub mod connection;
+pub mod faults;
 pub mod handshake;
 pub mod limits;
 pub mod policy;

@@ -3,8 +3,10 @@
 use actix_web::{
     HttpResponse,
     http::header::{ALLOW, ContentType},
-    web::{self, ServiceConfig},
+    web::{self, Data, ServiceConfig},
 };
+
+use crate::faults::{self, Faults};
 
 const PING: &str = "/ping";
 
@@ -13,19 +15,22 @@ pub fn is_ping(path: &str) -> bool {
     path == PING
 }
 
-/// Adds the one route, and the responses to requests for others.
-pub fn configure(config: &mut ServiceConfig) {
+/// Adds the one route, and the responses to requests for others. With `faults`, pings have those.
+pub fn configure(config: &mut ServiceConfig, faults: Option<&Data<Faults>>) {
+    let resource = match faults {
+        None => web::resource(PING).route(web::get().to(ping)).route(web::head().to(ping)),
+        Some(faults) => web::resource(PING)
+            .app_data(faults.clone())
+            .route(web::get().to(faults::ping))
+            .route(web::head().to(faults::ping)),
+    };
     config
-        .service(
-            web::resource(PING)
-                .route(web::get().to(ping))
-                .route(web::head().to(ping))
-                .default_service(web::to(method_not_allowed)),
-        )
+        .service(resource.default_service(web::to(method_not_allowed)))
         .default_service(web::to(not_found));
 }
 
-async fn ping() -> HttpResponse {
+/// `pong`.
+pub async fn ping() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::plaintext()).body("pong")
 }
 

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{App, middleware::from_fn, web::Data};
@@ -33,6 +33,7 @@ use crate::{
     access_log::AccessLog,
     authz::{Authorizer, authorize},
     config::Config,
+    faults::{self, Faults},
     limits::{Limits, clamp_to_fd_limit, worker_count},
     routes,
     server::Server,
@@ -49,6 +50,8 @@ pub struct Application {
     metrics: Metrics,
     server: Arc<Server>,
     authorizer: Data<Authorizer>,
+    /// `None` unless they are enabled.
+    faults: Option<Data<Faults>>,
     readiness: Readiness,
     draining: Arc<AtomicBool>,
     reload: Option<ReloadHandle>,
@@ -91,7 +94,13 @@ impl Application {
         };
         let service = &config.service;
         let listener = bind(service.host, service.port, "service.host and service.port")?;
-        let admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
+        let mut admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
+        let faults = Data::new(Faults::new(&metrics));
+        let faults = config.faults.then_some(faults);
+        if let Some(faults) = faults.clone() {
+            warn_of_faults(&readiness, &faults);
+            admin = admin.with_routes(move |routes| faults::api::configure(routes, faults.clone()));
+        }
         let draining = Arc::new(AtomicBool::new(false));
         let server = Server::new(
             identity,
@@ -105,6 +114,7 @@ impl Application {
             listener,
             admin,
             server,
+            faults,
             authorizer: Data::new(Authorizer::new(Arc::clone(&draining), &metrics)),
             metrics,
             readiness,
@@ -152,6 +162,7 @@ impl Application {
             telemetry::warn_insecure_periodically();
         }
         let authorizer = self.authorizer.clone();
+        let (faults, has_faults) = (self.faults.clone(), self.faults.as_ref().map(|_| true));
         let server = self
             .server
             .serve(self.listener, move || {
@@ -159,7 +170,7 @@ impl Application {
                     .app_data(authorizer.clone())
                     .wrap(from_fn(authorize))
                     .wrap(TracingLogger::<AccessLog>::new())
-                    .configure(routes::configure)
+                    .configure(|routes| routes::configure(routes, faults.as_ref()))
             })
             .context(LISTENER)?;
         // First, since connections to the other one could take the descriptors that it needs.
@@ -167,7 +178,14 @@ impl Application {
         let mut server = RunningServer::spawn(LISTENER, server);
         self.readiness.set("starting", false);
         let client_auth = self.client_auth;
-        tracing::info!(%address, admin = %admin_address, tls, client_auth, "Listening");
+        tracing::info!(
+            %address,
+            admin = %admin_address,
+            tls,
+            client_auth,
+            faults = has_faults,
+            "Listening"
+        );
 
         let signal = tokio::select! {
             signal = signals.stop() => signal,
@@ -197,6 +215,17 @@ impl Application {
         tracing::info!("Stopped");
         Ok(())
     }
+}
+
+fn warn_of_faults(readiness: &Readiness, faults: &Data<Faults>) {
+    tracing::warn!(
+        "Faults are enabled (`faults: true`): whoever reaches the admin listener can make pings fail"
+    );
+    readiness.add_warning("faults are enabled (`faults: true`)", || true);
+    let faults = faults.clone();
+    readiness.add_warning("a fault is being injected, see /faults", move || {
+        faults.current(Instant::now()).is_some()
+    });
 }
 
 fn limits(config: &Config) -> Limits {

@@ -265,13 +265,21 @@ pub fn read_response(stream: &mut impl Read) -> io::Result<Response> {
     Ok(response)
 }
 
-/// Sends one request without TLS, to the admin listener.
+/// Sends one GET request without TLS, to the admin listener.
 ///
 /// # Errors
 /// When no whole response arrives.
 pub fn plain_get(address: SocketAddr, path: &str) -> io::Result<Response> {
+    plain_exchange(address, &request(path, "close"))
+}
+
+/// Sends `request` as it is without TLS, and reads one response.
+///
+/// # Errors
+/// When no whole response arrives.
+pub fn plain_exchange(address: SocketAddr, request: &str) -> io::Result<Response> {
     let mut stream = connect(address)?;
-    stream.write_all(request(path, "close").as_bytes())?;
+    stream.write_all(request.as_bytes())?;
     read_response(&mut stream)
 }
 

@@ -6,6 +6,7 @@
 mod support;
 
 mod alerts;
+mod faults;
 mod identity;
 mod keep_alive;
 mod metrics;

@@ -49,6 +49,7 @@ fn rejects_keys_that_conflict_or_have_no_effect() {
         ("service: {TLS, port: 2112}", "service.port: it equals metrics.port; choose another"),
         ("service: {TLS, host: '::', port: 2112}", "service.port: it equals metrics.port"),
         ("identity: {pollInterval: 0s}", "identity.pollInterval: it is zero; use a duration"),
+        ("faults: true\nmetrics: {endpoint: /faults}", "metrics.endpoint: `faults: true` serves"),
         ("metrics: {endpoint: /livez}", "metrics.endpoint: `/livez` is the path of a probe"),
     ] {
         let error = load(&text.replace("TLS", tls)).expect_err(text).to_string();

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod authorization;
+mod faults;
 mod limits;
 mod metrics;
 mod process;
