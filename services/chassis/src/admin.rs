@@ -2,6 +2,7 @@
 //! `HttpServer` of its own, so that no load on the service hides it from an operator.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     fmt,
     future::ready,
@@ -12,8 +13,11 @@ use std::{
 };
 
 use actix_web::{
-    App, FromRequest, Handler, HttpResponse, HttpServer, Resource,
+    App, Error, FromRequest, Handler, HttpResponse, HttpServer, Resource,
+    body::BoxBody,
+    dev::{ServiceRequest, ServiceResponse},
     http::{KeepAlive, header::ContentType},
+    middleware::{Next, from_fn},
     rt::net::TcpStream,
     web::{self, Data, ServiceConfig},
 };
@@ -112,6 +116,7 @@ impl Admin {
                 .service(resource("/readyz", readyz))
                 .configure(&*routes)
                 .service(resource("/", move || ready(plain_text(index.clone()))))
+                .wrap(from_fn(first_request))
         })
         .workers(1)
         .on_connect(move |io, data| {
@@ -147,6 +152,7 @@ struct OpenConnections(Mutex<VecDeque<(u64, OwnedFd)>>);
 /// Removes a connection when it is dropped, with the connection's data.
 struct OpenConnection {
     id: u64,
+    has_request: Cell<bool>,
     all: Arc<OpenConnections>,
 }
 
@@ -162,7 +168,7 @@ impl OpenConnections {
             // It may have been closed just now.
             let _ = shutdown(&oldest, Shutdown::Both);
         }
-        Some(OpenConnection { id, all: Arc::clone(self) })
+        Some(OpenConnection { id, has_request: Cell::new(false), all: Arc::clone(self) })
     }
 }
 
@@ -171,6 +177,19 @@ impl Drop for OpenConnection {
         let mut open = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(id, _)| *id != self.id);
     }
+}
+
+/// Answers one request of a connection, which is closed then. Others may have been sent with it, and
+/// answering them all would cost memory and time, even where nothing reads the answers.
+async fn first_request(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse, Error> {
+    let connection = request.conn_data::<Option<OpenConnection>>().and_then(Option::as_ref);
+    if connection.is_some_and(|connection| connection.has_request.replace(true)) {
+        return Ok(request.into_response(HttpResponse::TooManyRequests()));
+    }
+    next.call(request).await
 }
 
 async fn metrics_text(metrics: Data<Metrics>) -> HttpResponse {

@@ -14,4 +14,5 @@ mod process;
 mod reasons;
 mod rejection_probe;
 mod rotation;
+mod scrapes;
 mod stopping;

@@ -22,7 +22,7 @@ use crate::support::Env;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pinger");
 
 /// Writes a configuration file, with `more` at its top level.
-fn write_config(env: &Env, address: SocketAddr, more: impl Display) -> PathBuf {
+pub(crate) fn write_config(env: &Env, address: SocketAddr, more: impl Display) -> PathBuf {
     let dir = env.pinger.path().display();
     let file = env.dir.path().join("pinger.yaml");
     let text = format!(
@@ -41,7 +41,7 @@ timeout: 1m
     file
 }
 
-fn pinger(config: &Path) -> Command {
+pub(crate) fn pinger(config: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("-c").arg(config);
     command
