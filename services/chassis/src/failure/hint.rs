@@ -30,8 +30,7 @@ impl FailureReason {
             Self::TlsUntrusted => {
                 "Compare the issuer of the peer's certificate (`openssl s_client -connect \
                  HOST:PORT -showcerts`) with the bundle of the side that logs this. Add the root \
-                 to that bundle, or the intermediates to the peer's certificate file. In ponger, \
-                 from pinger's address and every probe interval: the rejection probe."
+                 to that bundle, or the intermediates to the peer's certificate file."
             }
             Self::TlsExpired => {
                 "Renew the peer's certificate (`certs renew`). If that was done, look for a \
@@ -47,8 +46,7 @@ impl FailureReason {
                  namespace), and correct one of them."
             }
             Self::TlsNoCertificate => {
-                "Set `ponger.clientCertificate` and `ponger.clientPrivateKey`. In ponger, from \
-                 pinger's address and every probe interval: the rejection probe."
+                "Set `ponger.clientCertificate` and `ponger.clientPrivateKey`."
             }
             Self::TlsRefusedByPeer => {
                 "Read the alert in `cause`, and the peer's log of the same second. \
