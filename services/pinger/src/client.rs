@@ -22,7 +22,8 @@ use tokio::time::timeout;
 
 use crate::{
     config::{Config, Target},
-    connector::{ConnectorTls, PingConnector, Trace},
+    connector::{ConnectorTls, PingConnector},
+    phase::Trace,
 };
 
 /// The largest response body that is read, in bytes. `pong` has four.
@@ -117,6 +118,7 @@ impl PingClient {
         }
         let mut response = request.send().await.map_err(|error| self.classify_send(&error))?;
         let status = response.status();
+        self.connector.record_status(status.as_u16());
         let content_length = response
             .headers()
             .get(CONTENT_LENGTH)

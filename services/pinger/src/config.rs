@@ -33,6 +33,8 @@ pub struct Config {
     pub timeout: HumanDuration,
     /// Maximum time to connect to one of ponger's addresses before the next one is tried.
     pub connect_timeout: HumanDuration,
+    /// Time after which a pong is slow: logged as a warning with its slowest phase, and counted; `0s` disables this.
+    pub slow_after: HumanDuration,
     /// Number of pings after which pinger exits; 0 is unlimited.
     pub count: u32,
     /// After a signal to stop, how long a ping in flight may take to finish.
@@ -55,6 +57,8 @@ impl Default for Config {
             interval: HumanDuration::seconds(1),
             timeout: HumanDuration::seconds(5),
             connect_timeout: HumanDuration::seconds(2),
+            // A lost SYN is sent again after a second.
+            slow_after: HumanDuration::seconds(1),
             count: 0,
             drain_timeout: HumanDuration::seconds(10),
             rejection_probe: RejectionProbe::default(),

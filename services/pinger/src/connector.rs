@@ -16,7 +16,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix_rt::net::{ActixStream, Ready, TcpStream};
@@ -38,96 +38,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::interim::Start;
-
-/// A phase of a ping.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// The name is looked up.
-    #[default]
-    Resolve,
-    /// A TCP connection is made.
-    Connect,
-    /// The handshake is made.
-    Tls,
-    /// The request was sent, and ponger processes it.
-    Processing,
-    /// The response is being received.
-    Transfer,
-}
-
-impl Phase {
-    /// The reason for a ping whose time runs out in this phase.
-    pub const fn timeout_reason(self) -> FailureReason {
-        match self {
-            Self::Resolve => FailureReason::Resolve,
-            Self::Connect => FailureReason::ConnectTimeout,
-            Self::Tls => FailureReason::TlsTimeout,
-            Self::Processing | Self::Transfer => FailureReason::RequestTimeout,
-        }
-    }
-
-    /// The name in logs and labels.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Processing => "processing",
-            Self::Transfer => "transfer",
-        }
-    }
-}
-
-/// The other end of a connection.
-#[derive(Clone, Debug, Default)]
-pub struct ConnectionInfo {
-    /// The address that was connected to.
-    pub address: Option<SocketAddr>,
-    /// What the handshake negotiated; `None` without TLS.
-    pub handshake: Option<HandshakeInfo>,
-    /// The certificates of both ends; `None` without TLS.
-    pub credentials: Option<Rc<ConnectionCredentials<ClientTls>>>,
-}
-
-/// What was recorded of one ping.
-#[derive(Clone, Debug, Default)]
-pub struct Trace {
-    /// The phase that it is in, or that it ended in.
-    pub phase: Phase,
-    /// How long each phase took that it went through.
-    pub times: Vec<(Phase, Duration)>,
-    /// The connection that it used.
-    pub info: Option<ConnectionInfo>,
-    /// Whether that connection was there before.
-    pub reused: bool,
-    /// The addresses that could not be connected to, each with its cause.
-    pub failed_attempts: Vec<String>,
-    /// The first failure.
-    pub failure: Option<Failure>,
-    /// Whether that was an alert about this end's certificate.
-    pub certificate_rejected: bool,
-    began: Option<Instant>,
-}
-
-impl Trace {
-    fn enter(&mut self, phase: Phase) {
-        self.leave();
-        self.phase = phase;
-        self.began = Some(Instant::now());
-    }
-
-    /// Ends the current phase.
-    pub fn leave(&mut self) {
-        if let Some(began) = self.began.take() {
-            self.times.push((self.phase, began.elapsed()));
-        }
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        self.failure.get_or_insert(failure);
-    }
-}
+use crate::{
+    interim::Start,
+    phase::{ConnectionInfo, Phase, Trace},
+    tcp_info,
+};
 
 /// awc's connector, with the trace of the one ping that is under way.
 #[derive(Clone)]
@@ -184,6 +99,11 @@ impl PingConnector {
         trace.clone()
     }
 
+    /// Records the status code of the response.
+    pub(crate) fn record_status(&self, status: u16) {
+        self.0.trace.borrow_mut().status = Some(status);
+    }
+
     async fn connect(self) -> Result<Stream, Failure> {
         let inner = &self.0;
         // A kept connection that was closed is no failure of this ping.
@@ -194,8 +114,11 @@ impl PingConnector {
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
         let _ = tcp.set_nodelay(true);
-        let mut info =
-            ConnectionInfo { address: tcp.peer_addr().ok(), ..ConnectionInfo::default() };
+        let mut info = ConnectionInfo {
+            address: tcp.peer_addr().ok(),
+            syn_retransmits: tcp_info::retransmits(&tcp),
+            ..ConnectionInfo::default()
+        };
         let Some(tls) = &inner.tls else {
             inner.trace.borrow_mut().info = Some(info.clone());
             return Ok(Stream {

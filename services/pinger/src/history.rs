@@ -18,7 +18,7 @@ use self::success::Seconds;
 pub use self::success::Success;
 use crate::{
     client::Outcome,
-    connector::{Phase, Trace},
+    phase::{Phase, Trace},
 };
 
 /// How many pings are kept: an hour of them at the default interval, whose pauses are half a second on
@@ -48,8 +48,7 @@ pub struct PingRecord {
 }
 
 /// The phases of a ping, in order.
-pub const PHASES: [Phase; 5] =
-    [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Processing, Phase::Transfer];
+pub const PHASES: [Phase; 5] = Phase::ALL;
 
 /// A lost ping with its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]

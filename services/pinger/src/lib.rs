@@ -2,8 +2,10 @@
 //!
 //! - [`config`]: configuration keys, and which of them conflict
 //! - [`startup`]: bind, reveal the port, run until asked to stop
+//! - [`phase`]: the phases of a ping, and what is recorded of one
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
 //! - `interim`: skips interim responses (1xx)
+//! - `tcp_info`: retransmitted SYNs
 //! - [`client`]: one ping: request, response, and its outcome
 //! - [`client_factory`]: clients that use the current identity
 //! - [`record`]: log, metrics and summary of pings
@@ -16,9 +18,11 @@ pub mod config;
 pub mod connector;
 pub mod history;
 mod interim;
+pub mod phase;
 pub mod record;
 pub mod rejection_probe;
 pub mod startup;
+mod tcp_info;
 
 pub use self::{config::Config, startup::Application};
 

@@ -13,14 +13,14 @@ use chassis::{
     },
 };
 use hdrhistogram::Histogram;
-use prometheus::{HistogramVec, IntCounterVec, IntGauge};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use tracing::Level;
 
 use crate::{
     client::Outcome,
     config::Config,
-    connector::{Phase, Trace},
     history::History,
+    phase::{Phase, Trace},
 };
 
 /// Records pings.
@@ -29,6 +29,9 @@ pub struct Recorder {
     pings: IntCounterVec,
     last_success: IntGauge,
     durations: HistogramVec,
+    slow: IntCounterVec,
+    slow_after: Duration,
+    syn_retransmits: IntCounter,
     phases: HistogramVec,
     handshakes: HandshakeMetrics,
     identity: IdentityMetrics,
@@ -64,8 +67,22 @@ impl Recorder {
             &["url"],
         );
         target.with_label_values(&[config.ponger.url.as_deref().unwrap_or_default()]).set(1);
+        let slow = metrics.int_counter_vec(
+            "pinger_slow_pongs_total",
+            "Pongs that took longer than slowAfter, by the phase that took longest.",
+            &["phase"],
+        );
+        for phase in Phase::ALL {
+            slow.with_label_values(&[phase.label()]);
+        }
         Self {
             pings,
+            slow,
+            slow_after: config.slow_after.0,
+            syn_retransmits: metrics.int_counter(
+                "pinger_syn_retransmits_total",
+                "SYNs that were sent again to open a connection, because no answer came in time.",
+            ),
             last_success: metrics.int_gauge(
                 "pinger_last_success_timestamp_seconds",
                 "When the last pong arrived, in seconds since 1970; 0 before the first.",
@@ -94,18 +111,30 @@ impl Recorder {
     pub fn record(&mut self, seq: u64, outcome: &Outcome) {
         self.measure(outcome);
         self.history.record(seq, outcome);
-        self.summary.add(outcome);
+        let slow_phase = self.slow_phase(outcome);
+        if let Some(phase) = slow_phase {
+            self.slow.with_label_values(&[phase.label()]).inc();
+        }
+        self.summary.add(outcome, slow_phase);
         match &outcome.result {
-            Ok(()) => log_pong(seq, outcome),
+            Ok(()) => log_pong(seq, outcome, slow_phase),
             Err(failure) => tracing::warn!(
                 seq,
                 reason = failure.reason.label(),
                 cause = failure.cause,
                 phase = outcome.trace.phase.label(),
+                address = outcome.trace.info.as_ref().and_then(|info| info.address).map(display),
+                syn_retransmits = syn_retransmits(&outcome.trace),
                 latency_ms = millis(outcome.duration),
                 "Lost ping"
             ),
         }
+    }
+
+    /// The phase that took longest, if the outcome is a pong that took too long.
+    fn slow_phase(&self, outcome: &Outcome) -> Option<Phase> {
+        let is_slow = !self.slow_after.is_zero() && outcome.duration > self.slow_after;
+        outcome.trace.slowest().filter(|_| is_slow && outcome.result.is_ok())
     }
 
     fn measure(&mut self, outcome: &Outcome) {
@@ -120,6 +149,7 @@ impl Recorder {
         }
         self.durations.with_label_values(&[result]).observe(outcome.duration.as_secs_f64());
         let trace = &outcome.trace;
+        self.syn_retransmits.inc_by(syn_retransmits(trace).unwrap_or(0).into());
         let kind = kind(trace);
         for (phase, time) in &trace.times {
             self.phases.with_label_values(&[phase.label(), kind]).observe(time.as_secs_f64());
@@ -156,35 +186,50 @@ fn kind(trace: &Trace) -> &'static str {
     }
 }
 
-fn log_pong(seq: u64, outcome: &Outcome) {
-    let latency_ms = millis(outcome.duration);
-    if !tracing::enabled!(Level::DEBUG) {
-        tracing::info!(seq, latency_ms, "Got pong");
-        return;
-    }
+/// How often a SYN of this ping was sent again; `None` if none was.
+fn syn_retransmits(trace: &Trace) -> Option<u32> {
+    let info = trace.info.as_ref().filter(|_| !trace.reused)?;
+    Some(info.syn_retransmits).filter(|count| *count > 0)
+}
+
+/// Logs a pong; with everything about it if it was slow, or at `log.level: debug`.
+fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>) {
     let trace = &outcome.trace;
-    let info = trace.info.clone().unwrap_or_default();
+    let is_detailed = slow_phase.is_some() || tracing::enabled!(Level::DEBUG);
+    let info = trace.info.clone().filter(|_| is_detailed).unwrap_or_default();
     let peer = info.credentials.and_then(|credentials| credentials.peer_ids()?.ok());
     let handshake = info.handshake.as_ref();
     let phase = |wanted| {
-        let (_, time) = trace.times.iter().find(|(phase, _)| *phase == wanted)?;
+        let (_, time) = trace.times.iter().find(|(phase, _)| is_detailed && *phase == wanted)?;
         Some(millis(*time))
     };
-    tracing::info!(
-        seq,
-        latency_ms,
-        address = info.address.map(display),
-        peer = peer.as_ref().and_then(|ids| ids.first()).map(PeerId::as_str),
-        version = handshake.map(|handshake| handshake.version),
-        cipher = handshake.map(|handshake| handshake.cipher),
-        group = handshake.map(|handshake| handshake.group),
-        kind = kind(trace),
-        resolve_ms = phase(Phase::Resolve),
-        connect_ms = phase(Phase::Connect),
-        tls_ms = phase(Phase::Tls),
-        processing_ms = phase(Phase::Processing),
-        "Got pong"
-    );
+    // A macro, since the level of an event is a constant.
+    macro_rules! got_pong {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                seq,
+                latency_ms = millis(outcome.duration),
+                slow_phase = slow_phase.map(Phase::label),
+                syn_retransmits = syn_retransmits(trace),
+                address = info.address.map(display),
+                peer = peer.as_ref().and_then(|ids| ids.first()).map(PeerId::as_str),
+                version = handshake.map(|handshake| handshake.version),
+                cipher = handshake.map(|handshake| handshake.cipher),
+                group = handshake.map(|handshake| handshake.group),
+                kind = is_detailed.then(|| kind(trace)),
+                resolve_ms = phase(Phase::Resolve),
+                connect_ms = phase(Phase::Connect),
+                tls_ms = phase(Phase::Tls),
+                processing_ms = phase(Phase::Processing),
+                "Got pong"
+            )
+        };
+    }
+    match slow_phase {
+        None => got_pong!(Level::INFO),
+        Some(_) => got_pong!(Level::WARN),
+    }
 }
 
 /// Milliseconds with three decimals.
@@ -197,6 +242,8 @@ fn millis(duration: Duration) -> f64 {
 pub struct Summary {
     pongs: u64,
     lost: BTreeMap<FailureReason, u64>,
+    /// Slow pongs, by the phase that took longest.
+    slow: BTreeMap<&'static str, u64>,
     /// Latencies of pongs in microseconds, in a histogram of fixed size.
     latencies: Histogram<u32>,
     stop_after: u32,
@@ -205,10 +252,13 @@ pub struct Summary {
 impl Summary {
     fn new(stop_after: u32) -> Self {
         let latencies = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
-        Self { pongs: 0, lost: BTreeMap::new(), latencies, stop_after }
+        Self { pongs: 0, lost: BTreeMap::new(), slow: BTreeMap::new(), latencies, stop_after }
     }
 
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, outcome: &Outcome, slow_phase: Option<Phase>) {
+        if let Some(phase) = slow_phase {
+            *self.slow.entry(phase.label()).or_default() += 1;
+        }
         match &outcome.result {
             Ok(()) => {
                 self.pongs += 1;
@@ -245,14 +295,20 @@ fn plural(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+fn counts<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
+    let counts: Vec<_> = counts.iter().map(|(key, count)| format!("{key} {count}")).collect();
+    counts.join(", ")
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (pings, pongs) = (plural(self.pings(), "ping"), plural(self.pongs, "pong"));
         write!(f, "{pings}, {pongs}, {} lost", self.lost())?;
-        let by_reason: Vec<_> =
-            self.lost.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        if !by_reason.is_empty() {
-            write!(f, " ({})", by_reason.join(", "))?;
+        if !self.lost.is_empty() {
+            write!(f, " ({})", counts(&self.lost))?;
+        }
+        if !self.slow.is_empty() {
+            write!(f, ", {} slow ({})", self.slow.values().sum::<u64>(), counts(&self.slow))?;
         }
         if self.pongs > 0 {
             let ms = |quantile| {

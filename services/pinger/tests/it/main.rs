@@ -15,4 +15,5 @@ mod reasons;
 mod rejection_probe;
 mod rotation;
 mod scrapes;
+mod slow;
 mod stopping;

@@ -3,33 +3,18 @@
 use std::{
     collections::BTreeSet,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _},
+    net::{SocketAddr, ToSocketAddrs as _},
     time::Duration,
 };
 
 use chassis::failure::FailureReason;
-use rustix::{
-    fd::OwnedFd,
-    net::{AddressFamily, SocketFlags, SocketType},
-};
 use testkit::{Ca, Issued, Leaf, PATIENCE};
 use time::Duration as Validity;
 
 use crate::support::{
-    Env, PONGER_ID, TlsStream, accept, ms, respond, server_tls, until_closed, wait_for_further,
+    Env, PONGER_ID, TlsStream, accept, bind, full_listener, ms, respond, server_tls, until_closed,
+    wait_for_further,
 };
-
-/// A port that is bound, so that no other process listens on it.
-fn bind() -> (OwnedFd, SocketAddr) {
-    let socket = socket(SocketFlags::empty());
-    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let address = rustix::net::getsockname(&socket).unwrap();
-    (socket, address.try_into().unwrap())
-}
-
-fn socket(flags: SocketFlags) -> OwnedFd {
-    rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap()
-}
 
 /// Sends one ping, which is lost, and returns the line about it.
 fn lose_ping(env: &Env, mut config: pinger::Config) -> String {
@@ -172,20 +157,11 @@ fn lose_ping_by_timeout(reason: FailureReason, lose: impl Fn(Duration) -> String
 #[test]
 fn reports_the_phase_in_which_time_ran_out() {
     let env = Env::new();
-    // A listener whose queue is full.
-    let (listener, full) = bind();
-    rustix::net::listen(&listener, 0).unwrap();
-    let _queue: Vec<_> = (0..2)
-        .map(|_| {
-            let socket = socket(SocketFlags::NONBLOCK);
-            let _ = rustix::net::connect(&socket, &full);
-            socket
-        })
-        .collect();
+    let full = full_listener(2);
     let no_handshake = env.serve(|mut tcp| until_closed(&mut tcp));
     let no_response = tls(&env, &env.ca.issue(&Leaf::ponger("test")), until_closed);
     for (reason, address) in [
-        (FailureReason::ConnectTimeout, full),
+        (FailureReason::ConnectTimeout, full.address),
         (FailureReason::TlsTimeout, no_handshake),
         (FailureReason::RequestTimeout, no_response),
     ] {
@@ -197,7 +173,7 @@ fn reports_the_phase_in_which_time_ran_out() {
     }
     // Of one address, rather than of the whole ping.
     lose_ping_by_timeout(FailureReason::ConnectTimeout, |timeout| {
-        let mut config = env.pinger_config(full);
+        let mut config = env.pinger_config(full.address);
         config.connect_timeout.0 = timeout;
         lose_ping(&env, config)
     });

@@ -17,6 +17,10 @@ use chassis::{
     tls::clock::Clock,
 };
 use pinger::record::Summary;
+use rustix::{
+    fd::OwnedFd,
+    net::{AddressFamily, SocketFlags, SocketType},
+};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
     pki_types::CertificateDer, server::WebPkiClientVerifier, sign::SingleCertAndKey,
@@ -181,6 +185,37 @@ pub(crate) fn kind(kind: &str) -> String {
 /// The metric of a certificate's expiry.
 pub(crate) fn expiration(role: &str) -> String {
     format!("identity_cert_expiration_timestamp_seconds{{role=\"{role}\"}}")
+}
+
+/// A port that is bound, so that no other process listens on it.
+pub(crate) fn bind() -> (OwnedFd, SocketAddr) {
+    let socket = socket(SocketFlags::empty());
+    rustix::net::bind(&socket, &SocketAddr::from((LOCALHOST, 0))).unwrap();
+    let address = rustix::net::getsockname(&socket).unwrap();
+    (socket, address.try_into().unwrap())
+}
+
+fn socket(flags: SocketFlags) -> OwnedFd {
+    rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap()
+}
+
+/// A listener that accepts no further connection, since its queue is full.
+pub(crate) struct FullListener {
+    pub(crate) listener: OwnedFd,
+    pub(crate) address: SocketAddr,
+    _queue: Vec<OwnedFd>,
+}
+
+/// A listener whose queue of one connection is filled by `connections`.
+pub(crate) fn full_listener(connections: usize) -> FullListener {
+    let (listener, address) = bind();
+    rustix::net::listen(&listener, 0).unwrap();
+    let connect = |_| {
+        let socket = socket(SocketFlags::NONBLOCK);
+        let _ = rustix::net::connect(&socket, &address);
+        socket
+    };
+    FullListener { listener, address, _queue: (0..connections).map(connect).collect() }
 }
 
 /// A server that follows a script.
