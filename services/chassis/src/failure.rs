@@ -58,11 +58,13 @@ reasons! {
     TlsProtocol = "tls_protocol",
     /// The handshake did not complete in time.
     TlsTimeout = "tls_timeout",
-    /// The peer denied access to this identity: status 403.
+    /// The peer denied access to this identity: status 401 or 403.
     Denied = "denied",
-    /// The response has another status than 200.
+    /// The response has another status than the expected one.
     Status = "status",
-    /// The response is not `pong`.
+    /// The response lacks the expected header, or has it with another value.
+    Header = "header",
+    /// The response has another body than the expected one.
     Body = "body",
     /// The connection ended before the response was complete.
     Reset = "reset",

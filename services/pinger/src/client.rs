@@ -9,25 +9,24 @@ use actix_web::error::ParseError;
 use awc::{
     Connector,
     error::{PayloadError, SendRequestError},
-    http::{
-        StatusCode,
-        header::{CONTENT_LENGTH, USER_AGENT},
-    },
+    http::header::{CONTENT_LENGTH, USER_AGENT},
 };
 use chassis::{
     failure::{Failure, FailureReason},
-    tls::{client::ClientTls, credentials::ConnectionCredentials, peer_id::sanitize},
+    tls::{client::ClientTls, credentials::ConnectionCredentials},
 };
 use tokio::time::timeout;
 
 use crate::{
     config::{Config, Target},
     connector::{ConnectorTls, PingConnector},
+    expect::{DENIALS, Expect, excerpt},
     phase::Trace,
 };
 
-/// The largest response body that is read, in bytes. `pong` has four.
-const MAX_BODY: usize = 1024;
+/// The largest response body that is read, in bytes. `pong` has four, the status of another service
+/// may have more.
+const MAX_BODY: usize = 64 * 1024;
 
 /// The outcome of a ping.
 #[derive(Clone, Debug)]
@@ -46,6 +45,7 @@ pub struct PingClient {
     http: awc::Client,
     connector: PingConnector,
     url: Rc<str>,
+    expect: Rc<Expect>,
     timeout: Duration,
     keep_alive: bool,
 }
@@ -82,7 +82,14 @@ impl PingClient {
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         // Plain HTTP to awc: TLS is the connector's part.
         let url = format!("http://{host}:{port}{path}").into();
-        Self { http, connector, url, timeout: config.timeout.0, keep_alive: !keep_alive.is_zero() }
+        Self {
+            http,
+            connector,
+            url,
+            expect: Rc::new(config.expect.clone()),
+            timeout: config.timeout.0,
+            keep_alive: !keep_alive.is_zero(),
+        }
     }
 
     /// Sends one ping.
@@ -117,26 +124,22 @@ impl PingClient {
             request = request.force_close();
         }
         let mut response = request.send().await.map_err(|error| self.classify_send(&error))?;
-        let status = response.status();
-        self.connector.record_status(status.as_u16());
+        let status = response.status().as_u16();
         let content_length = response
             .headers()
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
+        self.connector.record_status(status);
+        let head = self.expect.check_head(status, response.headers());
         let body = response.body().limit(MAX_BODY).await;
-        if status == StatusCode::FORBIDDEN {
+        if DENIALS.contains(&status) && status != self.expect.status {
             let cause = body.as_deref().map_or(String::new(), excerpt);
             return Err(Failure::new(
                 FailureReason::Denied,
                 format!("ponger denied access to this identity: {cause}"),
             ));
         }
-        if status != StatusCode::OK {
-            return Err(Failure::new(
-                FailureReason::Status,
-                format!("ponger answered with status {status}"),
-            ));
-        }
+        head?;
         match body {
             // awc accepts a body that was cut off.
             Ok(body) if content_length.is_some_and(|length: usize| body.len() < length) => {
@@ -145,11 +148,7 @@ impl PingClient {
                     "ponger closed the connection before its response was complete",
                 ))
             }
-            Ok(body) if body.trim_ascii() == b"pong" => Ok(()),
-            Ok(body) => Err(Failure::new(
-                FailureReason::Body,
-                format!("ponger answered `{}`, not `pong`", excerpt(&body)),
-            )),
+            Ok(body) => self.expect.check_body(&body),
             Err(error) => Err(self.classify_body(&error)),
         }
     }
@@ -203,8 +202,4 @@ impl PingClient {
     pub fn credentials(&self) -> Option<Rc<ConnectionCredentials<ClientTls>>> {
         self.connector.trace().info?.credentials
     }
-}
-
-fn excerpt(body: &[u8]) -> String {
-    sanitize(String::from_utf8_lossy(&body[..body.len().min(200)]).trim()).into_owned()
 }

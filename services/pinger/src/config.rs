@@ -19,6 +19,8 @@ use chassis::{
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
+use crate::expect::{Expect, REJECTIONS};
+
 /// pinger's configuration: the original project's keys, and further ones in the same style.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
@@ -27,6 +29,8 @@ pub struct Config {
     pub insecure: bool,
     /// The server, and how both ends authenticate.
     pub ponger: Ponger,
+    /// The response that counts as a pong.
+    pub expect: Expect,
     /// Longest pause before a ping; each pause is random, from zero to this.
     pub interval: HumanDuration,
     /// Maximum duration of a ping, from name resolution to the end of the response.
@@ -54,6 +58,7 @@ impl Default for Config {
         Self {
             insecure: false,
             ponger: Ponger::default(),
+            expect: Expect::default(),
             interval: HumanDuration::seconds(1),
             timeout: HumanDuration::seconds(5),
             connect_timeout: HumanDuration::seconds(2),
@@ -73,7 +78,7 @@ impl Default for Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Ponger {
-    /// URL of ponger, such as `https://ponger:8080`; without a path, `/ping` is requested.
+    /// URL of ponger, such as `https://ponger:8080`, with any path and query; without a path, `/ping` is requested.
     pub url: Option<String>,
     /// PEM file with the CA certificates that ponger's certificate must chain to. Default: those of the system.
     pub accept_cert: Option<PathBuf>,
@@ -143,7 +148,7 @@ pub struct Target {
     pub host: String,
     /// Port; that of the scheme if the URL has none.
     pub port: u16,
-    /// Path of the request.
+    /// Path and query of the request.
     pub path: String,
     /// The name that ponger's certificate must have; `None` for plain HTTP.
     pub server_name: Option<ServerName<'static>>,
@@ -248,8 +253,8 @@ impl Config {
         if authority.as_str().contains('@') {
             return Err(bad("contains a user, and pinger authenticates by its certificate"));
         }
-        if url.query().is_some() || text.contains('#') {
-            return Err(bad("contains a query or a fragment"));
+        if text.contains('#') {
+            return Err(bad("contains a fragment, which no server is sent"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
@@ -293,9 +298,10 @@ impl Config {
         } else {
             return Err(bad("has a scheme other than `https`"));
         };
-        let path = match url.path() {
-            "" | "/" => "/ping".to_owned(),
-            path => path.to_owned(),
+        // A URL without a path has the path `/` to its parser.
+        let path = match url.path_and_query() {
+            Some(path) if text.trim().ends_with(path.as_str()) => path.to_string(),
+            _ => "/ping".to_owned(),
         };
         Ok(Target { host, port, path, server_name })
     }
@@ -304,6 +310,7 @@ impl Config {
     fn validate(&self) -> Result<(), ConfigError> {
         self.metrics.validate()?;
         self.identity.validate()?;
+        self.expect.validate()?;
         self.target()?;
         let error =
             |keys: &str, reason: &str, hint: &str| Err(ConfigError::new(keys, reason).hint(hint));
@@ -341,6 +348,11 @@ impl Config {
             let reason = "`invalid_signature` is pinger's own certificate, and it has none";
             let hint = "set ponger.clientCertificate, or use `no_certificate`";
             return error("rejectionProbe.credentials", reason, hint);
+        }
+        if !probe.interval.0.is_zero() && REJECTIONS.contains(&self.expect.status) {
+            let reason = "the rejection probe takes this status for a rejection";
+            let hint = "expect another one, or remove rejectionProbe.interval";
+            return error("expect.status", reason, hint);
         }
         if probe.not_ready && probe.interval.0.is_zero() {
             let reason = "has no effect without rejectionProbe.interval";

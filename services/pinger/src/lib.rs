@@ -6,6 +6,7 @@
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
 //! - `interim`: skips interim responses (1xx)
 //! - `tcp_info`: retransmitted SYNs
+//! - [`expect`]: the response that counts as a pong
 //! - [`client`]: one ping: request, response, and its outcome
 //! - [`client_factory`]: clients that use the current identity
 //! - [`record`]: log, metrics and summary of pings
@@ -16,6 +17,7 @@ pub mod client;
 pub mod client_factory;
 pub mod config;
 pub mod connector;
+pub mod expect;
 pub mod history;
 mod interim;
 pub mod phase;

@@ -20,6 +20,7 @@ use crate::{
     client::Outcome,
     client_factory::PingClientFactory,
     config::{ProbeCredential, RejectionProbe},
+    expect::REJECTIONS,
 };
 
 /// How many inconclusive probes in a row are an error.
@@ -76,11 +77,14 @@ impl ProbeResult {
     pub fn from_outcome(outcome: &Outcome) -> Self {
         let handshake_done =
             outcome.trace.info.as_ref().is_some_and(|info| info.handshake.is_some());
+        let is_rejection = outcome.trace.status.is_some_and(|status| REJECTIONS.contains(&status));
         match outcome.result.as_ref().map_err(|failure| failure.reason) {
             _ if !handshake_done => Self::Inconclusive,
-            // Any response but 403 comes from behind the authorization.
-            Ok(()) | Err(FailureReason::Status | FailureReason::Body) => Self::Accepted,
-            Err(FailureReason::Denied) => Self::Rejected,
+            Err(FailureReason::Denied | FailureReason::Status) if is_rejection => Self::Rejected,
+            // Any other response comes from behind the authorization.
+            Ok(()) | Err(FailureReason::Status | FailureReason::Header | FailureReason::Body) => {
+                Self::Accepted
+            }
             Err(_) if outcome.trace.certificate_rejected => Self::Rejected,
             Err(_) => Self::Inconclusive,
         }

@@ -65,9 +65,9 @@ impl FailureReason {
                 "ponger's log has the `peer` and why it is `denied`. For `not_allowed`, add the \
                  ID to `service.allowedClients`, and roll out."
             }
-            Self::Status | Self::Body => {
+            Self::Status | Self::Header | Self::Body => {
                 "Something other than ponger answers, or the path in `ponger.url` is not `/ping`. \
-                 `cause` quotes it."
+                 For another service, compare `cause` with `expect.*`."
             }
             Self::Reset => {
                 "ponger or something between closed the connection. Check restarts and \

@@ -23,8 +23,11 @@ fn accepts_configuration_of_the_original_project() {
 fn parses_url() {
     for (url, host, port, path) in [
         ("https://ponger", "ponger", 443, "/ping"),
-        ("https://ponger/", "ponger", 443, "/ping"),
+        ("https://ponger/", "ponger", 443, "/"),
         ("https://ponger:8443/a/ping", "ponger", 8443, "/a/ping"),
+        ("https://ponger/readyz?verbose", "ponger", 443, "/readyz?verbose"),
+        ("https://ponger/?a=/b", "ponger", 443, "/?a=/b"),
+        ("https://ponger?a=/b", "ponger", 443, "/?a=/b"),
         ("https://127.0.0.1:1", "127.0.0.1", 1, "/ping"),
         ("https://[::1]:8443", "::1", 8443, "/ping"),
         ("https://[::1]", "::1", 443, "/ping"),
@@ -61,7 +64,6 @@ fn rejects_url_that_cannot_be_pinged() {
         "http://user:secret@ponger",
         "user:secret@ponger",
         "https://user:secret@pon ger",
-        "https://ponger/ping?x=1",
         "https://ponger/#x",
         "https://pon ger",
         "https://[::1",
@@ -115,9 +117,19 @@ fn rejects_keys_that_conflict_or_have_no_effect() {
         ),
         ("ponger: {URL}\ntimeout: 1999ms", "timeout: it is shorter than connectTimeout, 2s"),
         ("ponger: {URL}\nconnectTimeout: 0s", "connectTimeout: it is zero"),
+        ("ponger: {URL}\nexpect: {status: 100}", "expect.status: 100 is no final status; use"),
+        ("ponger: {URL}\nexpect: {status: 600}", "expect.status: 600 is no final status; use"),
+        ("ponger: {URL}\nexpect: {header: a}", "expect.header`: `a` is not a header"),
+        ("ponger: {URL}\nexpect: {bodyMatch: regex}", "expect.bodyMatch"),
+        ("ponger: {URL}\nexpect: {body: a, bodyMatch: any}", "expect.body: has no effect"),
+        (
+            "ponger: {URL}\nexpect: {status: 403}\nrejectionProbe: {interval: 1s}",
+            "expect.status: the rejection probe takes this status for a rejection; expect another",
+        ),
     ] {
         let error = load(&text.replace("URL", "url: 'https://a'")).expect_err(text).to_string();
         assert!(error.contains(message), "{text}: {error}");
     }
     load("ponger: {url: 'https://a'}\ntimeout: 2s\nrejectionProbe: {interval: 1s}").unwrap();
+    load("ponger: {url: 'https://a'}\nexpect: {status: 403, bodyMatch: any}").unwrap();
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod alerts;
+mod expect;
 mod faults;
 mod identity;
 mod keep_alive;

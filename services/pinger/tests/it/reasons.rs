@@ -122,8 +122,9 @@ fn reports_the_reason_of_every_loss() {
         (FailureReason::Denied, url(responding("403 Forbidden", "denied: not allowed"))),
         (FailureReason::Status, url(responding("500 Internal Server Error", ""))),
         (FailureReason::Status, url(writing("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"))),
+        (FailureReason::Header, url(responding("200 OK", "pong"))),
         (FailureReason::Body, url(responding("200 OK", "pang"))),
-        (FailureReason::Body, url(writing("HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\npong"))),
+        (FailureReason::Body, url(writing("HTTP/1.1 200 OK\r\nContent-Length: 99000\r\n\r\npong"))),
         (FailureReason::Body, url(writing("SSH-2.0-server\r\n\r\n"))),
         (FailureReason::Reset, url(writing(""))),
         (FailureReason::Reset, url(writing("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"))),
@@ -133,6 +134,9 @@ fn reports_the_reason_of_every_loss() {
     for (reason, url) in cases {
         let mut config = env.pinger_config(refusing);
         config.ponger.url = Some(url.clone());
+        if reason == FailureReason::Header {
+            config.expect.header = Some("X-Served-By: ponger".to_owned().try_into().unwrap());
+        }
         let line = lose_ping(&env, config);
         assert!(has_reason(&line, reason), "{reason}, {url}: {line}");
         provoked.insert(reason);

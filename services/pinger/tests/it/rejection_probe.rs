@@ -11,7 +11,8 @@ use pinger::config::ProbeCredential::{self, InvalidSignature, NoCertificate};
 use testkit::{Ca, Leaf, client::TlsClient};
 
 use crate::support::{
-    Env, Pinger, Ponger, accept, ms, pong_forever, server_tls, until_closed, wait_for_further,
+    Env, Pinger, Ponger, accept, ms, pong_forever, respond, server_tls, until_closed,
+    wait_for_further,
 };
 
 const FAILED: &str = "Rejection probe failed: ponger accepted an untrusted client";
@@ -147,6 +148,27 @@ fn check_inconclusive(env: &Env, behave: impl Fn(TcpStream) + Send + Sync + 'sta
     assert_eq!(pinger.wait_for_readiness(200), "ready\n");
     let line = pinger.wait_for("Rejection probe inconclusive");
     assert!(line.contains(" WARN ") && line.contains("reason=\""), "{line}");
+}
+
+#[test]
+fn another_service_rejects_by_status_400_401_or_403() {
+    for (status, result) in [
+        // nginx, which completes the handshake with any client.
+        ("400 Bad Request", "rejected"),
+        ("401 Unauthorized", "rejected"),
+        ("403 Forbidden", "rejected"),
+        ("404 Not Found", "accepted"),
+        ("500 Internal Server Error", "accepted"),
+    ] {
+        let env = Env::new();
+        let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
+        let address = env.serve(move |tcp| {
+            let Some(mut stream) = accept(&tls, tcp) else { return };
+            respond(&mut stream, status, "");
+            until_closed(&mut stream);
+        });
+        check_all(&env.start_pinger(&probing(&env, address)), &ProbeCredential::ALL, result);
+    }
 }
 
 #[test]
