@@ -1,4 +1,7 @@
-//! A private directory with certificates of a throw-away CA, and both configurations.
+//! A private directory with certificates of two throw-away CAs, and both configurations.
+//!
+//! `ca.crt`, `ponger`, `pinger` and `user` are in use. `first` has the same, `second` those of another
+//! root, and `both.crt` both roots: to break, repair and rotate the certificates while the services run.
 
 use std::{
     fs, io,
@@ -22,25 +25,29 @@ pub(crate) struct DemoEnv {
 }
 
 impl DemoEnv {
-    /// Creates the directory and the certificates in it. The CA's key is never written.
-    pub(crate) fn create(keep: bool) -> io::Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("ping-pong-")
-            .permissions(fs::Permissions::from_mode(0o700))
-            .disable_cleanup(keep)
-            .tempdir()?;
-        let ca = Ca::new("ping-pong demo, throw-away");
-        fs::write(dir.path().join("ca.crt"), ca.pem())?;
-        let a_day = |leaf: Leaf| leaf.valid(-Validity::MINUTE, Validity::hours(23));
-        for (name, leaf) in [
-            ("ponger", Leaf::ponger("demo").ip([127, 0, 0, 1].into())),
-            ("pinger", Leaf::pinger("demo").client_only()),
-            ("user", Leaf::new().uri(USER_ID).client_only()),
-        ] {
-            let dir = dir.path().join(name);
-            fs::create_dir(&dir)?;
-            ca.issue(&a_day(leaf)).write(&dir)?;
+    /// Creates the directory, at `path` or where temporary files are, and the certificates in it. The
+    /// CAs' keys are never written.
+    pub(crate) fn create(path: Option<&Path>, keep: bool) -> io::Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.permissions(fs::Permissions::from_mode(0o700)).disable_cleanup(keep);
+        let dir = match path {
+            None => builder.prefix("ping-pong-").tempdir()?,
+            Some(path) => {
+                let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                let parent = parent.unwrap_or(Path::new("."));
+                fs::create_dir_all(parent)?;
+                builder.prefix(name).rand_bytes(0).tempdir_in(parent)?
+            }
+        };
+        let roots =
+            ["first", "second"].map(|name| Ca::new(&format!("ping-pong demo, {name} root")));
+        let both: String = roots.iter().map(Ca::pem).collect();
+        fs::write(dir.path().join("both.crt"), both)?;
+        for (name, root) in ["first", "second"].iter().zip(&roots) {
+            write_certificates(root, &dir.path().join(name))?;
         }
+        copy(&dir.path().join("first"), dir.path())?;
         Ok(Self { dir, keep })
     }
 
@@ -146,4 +153,35 @@ Leave out --cert and --key to be rejected. Ctrl-C stops both.
         fs::write(&path, text)?;
         Ok(path)
     }
+}
+
+/// Creates `dir` with a root, and with what it issues to each.
+fn write_certificates(root: &Ca, dir: &Path) -> io::Result<()> {
+    fs::create_dir(dir)?;
+    fs::write(dir.join("ca.crt"), root.pem())?;
+    for (name, leaf) in [
+        ("ponger", Leaf::ponger("demo").ip([127, 0, 0, 1].into())),
+        ("pinger", Leaf::pinger("demo").client_only()),
+        ("user", Leaf::new().uri(USER_ID).client_only()),
+    ] {
+        let dir = dir.join(name);
+        fs::create_dir(&dir)?;
+        root.issue(&leaf.valid(-Validity::MINUTE, Validity::hours(23))).write(&dir)?;
+    }
+    Ok(())
+}
+
+/// Copies the files of `from` and its directories into `to`, with their modes.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let (from, to) = (entry?.path(), to);
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            fs::create_dir(&to)?;
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
 }

@@ -2,21 +2,27 @@
 //!
 //! - [`demo_env`]: a private directory with the certificates and both configurations
 //! - [`output`]: both services' logs on one terminal
+//! - [`tour`]: rejections and faults, one after another
 
 mod demo_env;
 mod output;
+mod tour;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use chassis::{
+    error::ConfigError,
     process,
     signals::{SignalSender, Signals},
 };
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{demo_env::DemoEnv, output::Output};
+use crate::{
+    demo_env::DemoEnv,
+    output::{Output, Style},
+};
 
 /// Runs ponger and pinger on this machine, over mutual TLS, with throw-away certificates.
 ///
@@ -40,7 +46,16 @@ struct Cli {
     #[arg(long, short)]
     verbose: bool,
 
-    /// Keep the directory with the certificates and configurations
+    /// Show what is rejected and what fails, step by step, and verify each; takes some ten seconds
+    #[arg(long, conflicts_with_all = ["count", "interval", "port", "verbose", "dir", "keep"])]
+    tour: bool,
+
+    /// Directory for the certificates and configurations, which must not exist yet; by default a
+    /// temporary one
+    #[arg(long)]
+    dir: Option<PathBuf>,
+
+    /// Keep that directory at the end
     #[arg(long)]
     keep: bool,
 }
@@ -52,6 +67,11 @@ fn main() {
 async fn run() -> anyhow::Result<u8> {
     let mut signals = Signals::install()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let cli = process::start(&mut signals, || Ok(Cli::parse())).await?;
+    if cli.tour {
+        return tour::run(&mut signals, &Output::init(Style::Tour)).await.map(|()| 0);
+    }
+    let start = move || start(&cli);
     let Demo { env, output, ponger, pinger } = process::start(&mut signals, start).await?;
 
     let (stop_ponger, ponger_signals) = Signals::channel();
@@ -90,10 +110,13 @@ struct Demo {
     pinger: pinger::Application,
 }
 
-fn start() -> anyhow::Result<Demo> {
-    let cli = Cli::parse();
-    let env = DemoEnv::create(cli.keep).context("the directory for the certificates")?;
-    let output = Output::init(cli.verbose);
+fn start(cli: &Cli) -> anyhow::Result<Demo> {
+    let env = DemoEnv::create(cli.dir.as_deref(), cli.keep).map_err(|error| match &cli.dir {
+        None => ConfigError::new("the directory for the certificates", error),
+        Some(dir) => ConfigError::new(format!("--dir {}", dir.display()), error)
+            .hint("name a directory that does not exist yet"),
+    })?;
+    let output = Output::init(if cli.verbose { Style::Verbose } else { Style::Normal });
 
     let config = ponger::Config::load(Some(&env.ponger_config(cli.port)?))?;
     let ponger =

@@ -11,6 +11,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+#[cfg(target_os = "linux")]
+use testkit::process::wait_until_handled;
 use testkit::{
     process::{Service, Signal, is_installed},
     wait_until,
@@ -110,6 +112,39 @@ fn names_the_port_that_is_taken() {
     let (code, text) = run(&mut temp.demo(&["--port", &port]));
     assert_eq!(code, Some(78), "{text}");
     assert!(text.contains(&format!("--port {port}: ")), "{text}");
+    assert_eq!(temp.entries(), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn creates_the_directory_that_is_named_and_takes_no_existing_one() {
+    let temp = Temp::new();
+    let dir = temp.0.path().join("new/demo");
+    let arguments = ["--count", "1", "--interval", "1ms", "--dir", dir.to_str().unwrap()];
+    let (code, text) = run(&mut temp.demo(&arguments));
+    assert!(code == Some(0) && !dir.exists(), "{text}");
+    fs::create_dir(&dir).unwrap();
+    let (code, text) = run(&mut temp.demo(&arguments));
+    assert_eq!(code, Some(78), "{text}");
+    let error = format!("demo: --dir {}: ", dir.display());
+    assert!(
+        text.starts_with(&error) && text.contains("; name a directory that does not"),
+        "{text}"
+    );
+    assert!(dir.exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn says_how_it_ends_after_a_signal_during_the_start() {
+    let temp = Temp::new();
+    let mut demo = Service::spawn(&mut temp.demo(&[]));
+    wait_until_handled(demo.id(), Signal::INT);
+    demo.signal(Signal::INT);
+    let code = demo.wait().code().unwrap();
+    // The second, where this machine was too slow for the start.
+    let expected =
+        [" lost", "demo: stopped by SIGINT while it was starting"][usize::from(code != 0)];
+    assert!(demo.log().last().unwrap().contains(expected), "{code}: {:#?}", demo.log());
     assert_eq!(temp.entries(), [] as [PathBuf; 0]);
 }
 
