@@ -1,8 +1,8 @@
 //! Prometheus metrics: base units, `_total` for counters, labels from closed sets only.
 
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Histogram bounds in seconds, from a local round trip to a timeout.
@@ -45,6 +45,11 @@ impl Metrics {
     /// A family of counters.
     pub fn int_counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.register(IntCounterVec::new(Opts::new(name, help), labels).expect("valid names"))
+    }
+
+    /// A family of counters of seconds.
+    pub fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        self.register(CounterVec::new(Opts::new(name, help), labels).expect("valid names"))
     }
 
     /// A gauge of whole numbers.

@@ -109,6 +109,10 @@ fn table_has_every_metric_of_both_services() {
         names.extend(types.filter_map(|line| Some(line.split(' ').next()?.to_owned())));
     }
     names.retain(|name| !name.starts_with("process_"));
+    // Of `endpoints: all` alone.
+    names.extend(
+        ["pinger_endpoint_pings_total", "pinger_endpoint_pong_seconds_total"].map(Into::into),
+    );
     // Of a service's own process alone.
     names.insert("log_lines_dropped_total".into());
     assert_eq!(table("Metrics", 1).into_keys().collect::<BTreeSet<_>>(), names);

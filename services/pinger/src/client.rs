@@ -1,6 +1,7 @@
 //! One ping: request, response, and its outcome. Nothing is retried: a lost ping is a lost ping.
 
 use std::{
+    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -33,6 +34,8 @@ const MAX_BODY: usize = 64 * 1024;
 pub struct Outcome {
     /// `pong`, or why not.
     pub result: Result<(), Failure>,
+    /// The address that had to be pinged; `None` for whichever accepts a connection.
+    pub endpoint: Option<SocketAddr>,
     /// How long it took, from resolving the name to the last byte or the failure.
     pub duration: Duration,
     /// The phases that it went through.
@@ -45,6 +48,7 @@ pub struct PingClient {
     http: awc::Client,
     connector: PingConnector,
     url: Rc<str>,
+    endpoint: Option<SocketAddr>,
     expect: Rc<Expect>,
     timeout: Duration,
     keep_alive: bool,
@@ -65,8 +69,10 @@ impl PingClient {
         config: &Config,
         keep_alive: Duration,
     ) -> Self {
-        let Target { host, port, path, .. } = target;
-        let connector = PingConnector::new(host.clone(), *port, tls, config.connect_timeout.0);
+        let Target { host, port, path, endpoint, .. } = target;
+        let connect_to =
+            endpoint.map_or_else(|| host.clone(), |endpoint| endpoint.ip().to_string());
+        let connector = PingConnector::new(connect_to, *port, tls, config.connect_timeout.0);
         let http = awc::Client::builder()
             .connector(
                 Connector::new()
@@ -86,6 +92,7 @@ impl PingClient {
             http,
             connector,
             url,
+            endpoint: *endpoint,
             expect: Rc::new(config.expect.clone()),
             timeout: config.timeout.0,
             keep_alive: !keep_alive.is_zero(),
@@ -108,14 +115,19 @@ impl PingClient {
                 Err(Failure::new(phase.timeout_reason(), cause))
             }
         };
-        Outcome { result, duration: began.elapsed(), trace: self.connector.trace() }
+        self.outcome(result, began)
     }
 
     /// The outcome of a ping that is aborted now.
     pub fn aborted(&self, began: Instant) -> Outcome {
         let failure =
             Failure::new(FailureReason::Shutdown, "pinger stopped before the response arrived");
-        Outcome { result: Err(failure), duration: began.elapsed(), trace: self.connector.trace() }
+        self.outcome(Err(failure), began)
+    }
+
+    fn outcome(&self, result: Result<(), Failure>, began: Instant) -> Outcome {
+        let (endpoint, duration, trace) = (self.endpoint, began.elapsed(), self.connector.trace());
+        Outcome { result, endpoint, duration, trace }
     }
 
     async fn exchange(&self) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! Creates clients of ponger, and reports when one must be replaced.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use chassis::{
     error::ConfigError,
@@ -35,6 +35,13 @@ impl PingClientFactory {
     ) -> Result<Self, ConfigError> {
         let target = config.target()?;
         Ok(Self { config, target, identity, clock })
+    }
+
+    /// A factory of clients that connect to `endpoint` alone, if there is one.
+    pub fn for_endpoint(&self, endpoint: Option<SocketAddr>) -> Self {
+        let mut factory = self.clone();
+        factory.target.endpoint = endpoint;
+        factory
     }
 
     /// Creates a client that presents our own certificate. Each connection uses the current one.

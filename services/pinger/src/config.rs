@@ -1,6 +1,9 @@
 //! pinger's configuration.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use awc::http::{Uri, uri::Scheme};
 use chassis::{
@@ -39,12 +42,14 @@ pub struct Config {
     pub connect_timeout: HumanDuration,
     /// Time after which a pong is slow: logged as a warning with its slowest phase, and counted; `0s` disables this.
     pub slow_after: HumanDuration,
-    /// Number of pings after which pinger exits; 0 is unlimited.
+    /// Number of pings, of all endpoints together, after which pinger exits; 0 is unlimited.
     pub count: u32,
     /// After a signal to stop, how long a ping in flight may take to finish.
     pub drain_timeout: HumanDuration,
     /// The probe that verifies that ponger rejects untrusted clients.
     pub rejection_probe: RejectionProbe,
+    /// Name of the node that pinger runs on, for its log and its page.
+    pub node: Option<String>,
     /// How certificate, key and trust bundle are reloaded.
     pub identity: config::Identity,
     /// The admin listener.
@@ -67,6 +72,7 @@ impl Default for Config {
             count: 0,
             drain_timeout: HumanDuration::seconds(10),
             rejection_probe: RejectionProbe::default(),
+            node: None,
             identity: config::Identity::default(),
             metrics: config::Metrics::default(),
             log: config::Log::default(),
@@ -75,7 +81,7 @@ impl Default for Config {
 }
 
 /// The server, and how both ends authenticate.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default, expecting = "keys below it")]
 pub struct Ponger {
     /// URL of ponger, such as `https://ponger:8080`, with any path and query; without a path, `/ping` is requested.
@@ -90,10 +96,42 @@ pub struct Ponger {
     pub server_id: Option<String>,
     /// DNS name that ponger's certificate must have. Default: the host of the URL.
     pub server_name: Option<String>,
+    /// Which addresses behind the host are pinged: whichever accepts a connection first (`one`), or each by itself (`all`).
+    pub endpoints: EndpointSelection,
+    /// With `endpoints: all`, how often the host is resolved again, at most once a second.
+    pub resolve_interval: HumanDuration,
     /// Oldest TLS version that is accepted.
     pub min_tls_version: MinTlsVersion,
     /// How long an idle connection is kept for the next ping; with `0s`, each ping opens a new one.
     pub keep_alive: HumanDuration,
+}
+
+impl Default for Ponger {
+    fn default() -> Self {
+        Self {
+            url: None,
+            accept_cert: None,
+            client_certificate: None,
+            client_private_key: None,
+            server_id: None,
+            server_name: None,
+            endpoints: EndpointSelection::One,
+            // As long as Kubernetes' DNS lets others cache its answers.
+            resolve_interval: HumanDuration::seconds(5),
+            min_tls_version: MinTlsVersion::default(),
+            keep_alive: HumanDuration::default(),
+        }
+    }
+}
+
+/// Which addresses behind ponger's host are pinged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointSelection {
+    /// The first that accepts a connection.
+    One,
+    /// Each.
+    All,
 }
 
 /// The probe that verifies that ponger rejects untrusted clients.
@@ -150,6 +188,8 @@ pub struct Target {
     pub port: u16,
     /// Path and query of the request.
     pub path: String,
+    /// The address to connect to; `None` for whichever of the host accepts a connection.
+    pub endpoint: Option<SocketAddr>,
     /// The name that ponger's certificate must have; `None` for plain HTTP.
     pub server_name: Option<ServerName<'static>>,
 }
@@ -303,7 +343,7 @@ impl Config {
             Some(path) if text.trim().ends_with(path.as_str()) => path.to_string(),
             _ => "/ping".to_owned(),
         };
-        Ok(Target { host, port, path, server_name })
+        Ok(Target { host, port, path, endpoint: None, server_name })
     }
 
     /// Rejects values and combinations of keys that cannot be meant.
@@ -331,6 +371,10 @@ impl Config {
         if self.timeout < self.connect_timeout {
             let reason = format!("it is shorter than connectTimeout, {}", self.connect_timeout);
             return error("timeout", &reason, "increase it, or decrease connectTimeout");
+        }
+        if ponger.resolve_interval < HumanDuration::seconds(1) {
+            let reason = "it is shorter than 1s, and each resolution costs DNS a query";
+            return error("ponger.resolveInterval", reason, "use a duration such as `5s`");
         }
         if !probe.interval.0.is_zero() && probe.interval < HumanDuration::seconds(1) {
             let reason = "it is shorter than 1s, and each probe costs ponger a TLS handshake";

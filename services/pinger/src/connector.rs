@@ -33,7 +33,6 @@ use chassis::{
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::lookup_host,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -41,6 +40,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     interim::Start,
     phase::{ConnectionInfo, Phase, Trace},
+    resolver::Resolver,
     tcp_info,
 };
 
@@ -109,7 +109,7 @@ impl PingConnector {
         // A kept connection that was closed is no failure of this ping.
         *inner.trace.borrow_mut() = Trace::default();
         inner.trace.borrow_mut().enter(Phase::Resolve);
-        let addresses = self.resolve().await?;
+        let addresses = Resolver::system().resolve(&inner.host, inner.port).await?;
         inner.trace.borrow_mut().enter(Phase::Connect);
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
@@ -146,21 +146,6 @@ impl PingConnector {
         inner.trace.borrow_mut().leave();
         inner.trace.borrow_mut().info = Some(info.clone());
         Ok(Stream { kind: Kind::Tls(Box::new(stream)), unread: Vec::new(), info, connector: self })
-    }
-
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
-        let (host, port) = (&self.0.host, self.0.port);
-        let failed = |cause: &dyn fmt::Display| {
-            Failure::new(FailureReason::Resolve, format!("{host}: {cause}"))
-        };
-        let found = lookup_host((host.as_str(), port)).await.map_err(|error| failed(&error))?;
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for address in found {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        if addresses.is_empty() { Err(failed(&"the name has no address")) } else { Ok(addresses) }
     }
 
     /// Tries each address in turn, and records each that failed.

@@ -36,7 +36,7 @@ const MAX_CAUSE: usize = 500;
 pub struct PingRecord {
     /// When it began, in milliseconds since 1970.
     pub began: u64,
-    /// The address that it was connected to; `None` if it did not get that far.
+    /// The address that it was connected to, or had to be; `None` if it did not get that far.
     pub endpoint: Option<SocketAddr>,
     /// Why it was lost; `None` for a pong.
     pub reason: Option<FailureReason>,
@@ -116,7 +116,7 @@ impl Default for History {
 impl History {
     /// Adds the ping number `seq`, which ended now.
     pub fn record(&self, seq: u64, outcome: &Outcome) {
-        let Outcome { result, duration, trace } = outcome;
+        let Outcome { result, endpoint, duration, trace } = outcome;
         let mut phases = [0; PHASES.len()];
         for (phase, time) in &trace.times {
             if let Some(at) = PHASES.iter().position(|known| known == phase) {
@@ -125,7 +125,7 @@ impl History {
         }
         let ping = PingRecord {
             began: milliseconds_since_1970().saturating_sub(millis(*duration)),
-            endpoint: trace.info.as_ref().and_then(|info| info.address),
+            endpoint: trace.info.as_ref().and_then(|info| info.address).or(*endpoint),
             reason: result.as_ref().err().map(|failure| failure.reason),
             duration: micros(*duration),
             phases,
@@ -243,7 +243,7 @@ mod tests {
         let ms = Duration::from_millis;
         let mut trace = Trace::default();
         trace.times = vec![(Phase::Resolve, ms(1)), (Phase::Tls, ms(2))];
-        Outcome { result, duration: ms(3), trace }
+        Outcome { result, endpoint: None, duration: ms(3), trace }
     }
 
     fn failure() -> Failure {

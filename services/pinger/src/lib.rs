@@ -4,11 +4,15 @@
 //! - [`startup`]: bind, reveal the port, run until asked to stop
 //! - [`phase`]: the phases of a ping, and what is recorded of one
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
+//! - [`resolver`]: addresses of a name
 //! - `interim`: skips interim responses (1xx)
 //! - `tcp_info`: retransmitted SYNs
 //! - [`expect`]: the response that counts as a pong
 //! - [`client`]: one ping: request, response, and its outcome
 //! - [`client_factory`]: clients that use the current identity
+//! - [`endpoints`]: the addresses that are pinged, one or all behind the name
+//! - `schedule`: pings each endpoint after random pauses
+//! - `endpoint_metrics`: metrics by endpoint
 //! - [`record`]: log, metrics and summary of pings
 //! - [`history`]: the latest pings and failures, in memory of fixed size
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
@@ -17,12 +21,16 @@ pub mod client;
 pub mod client_factory;
 pub mod config;
 pub mod connector;
+mod endpoint_metrics;
+pub mod endpoints;
 pub mod expect;
 pub mod history;
 mod interim;
 pub mod phase;
 pub mod record;
 pub mod rejection_probe;
+pub mod resolver;
+mod schedule;
 pub mod startup;
 mod tcp_info;
 

@@ -1,6 +1,11 @@
 //! Records pings: a line in the log, metrics, the history, and the summary.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use chassis::{
     failure::{Failure, FailureReason},
@@ -14,11 +19,16 @@ use chassis::{
 };
 use hdrhistogram::Histogram;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
-use tracing::Level;
+use tracing::{
+    Level,
+    field::{DisplayValue, display},
+};
 
 use crate::{
     client::Outcome,
     config::Config,
+    endpoint_metrics::EndpointMetrics,
+    endpoints::Change,
     history::History,
     phase::{Phase, Trace},
 };
@@ -33,6 +43,7 @@ pub struct Recorder {
     slow_after: Duration,
     syn_retransmits: IntCounter,
     phases: HistogramVec,
+    endpoints: EndpointMetrics,
     handshakes: HandshakeMetrics,
     identity: IdentityMetrics,
     /// The expected SPIFFE ID of ponger, or `other` if any is accepted.
@@ -97,6 +108,7 @@ impl Recorder {
                 "Time that a ping spent in a phase, by the kind of its handshake: `full`, `reused` on a kept connection, or `none`.",
                 &["phase", "kind"],
             ),
+            endpoints: EndpointMetrics::new(metrics),
             handshakes: HandshakeMetrics::new(metrics),
             identity,
             peer_label: config.ponger.server_id.clone().unwrap_or_else(|| "other".into()),
@@ -120,6 +132,7 @@ impl Recorder {
             Ok(()) => log_pong(seq, outcome, slow_phase),
             Err(failure) => tracing::warn!(
                 seq,
+                endpoint = endpoint(outcome),
                 reason = failure.reason.label(),
                 cause = failure.cause,
                 phase = outcome.trace.phase.label(),
@@ -129,6 +142,39 @@ impl Recorder {
                 "Lost ping"
             ),
         }
+    }
+
+    /// Records which endpoints are pinged now.
+    pub fn record_change(&self, change: &Change, count: usize) {
+        let Change { added, removed, excess } = change;
+        for endpoint in added {
+            self.endpoints.add(*endpoint);
+        }
+        for endpoint in removed {
+            self.endpoints.forget(*endpoint);
+        }
+        self.endpoints.set_count(count);
+        if added.is_empty() && removed.is_empty() {
+            return;
+        }
+        tracing::info!(
+            endpoints = count,
+            added = list(added),
+            removed = list(removed),
+            "Endpoints changed"
+        );
+        if *excess > 0 {
+            tracing::warn!(
+                endpoints = count,
+                left_out = excess,
+                "Too many endpoints, the lowest addresses are pinged"
+            );
+        }
+    }
+
+    /// Removes the metrics of an endpoint that is no longer pinged.
+    pub fn forget(&self, endpoint: SocketAddr) {
+        self.endpoints.forget(endpoint);
     }
 
     /// The phase that took longest, if the outcome is a pong that took too long.
@@ -143,6 +189,7 @@ impl Recorder {
             Err(failure) => (failure.reason.label(), "lost"),
         };
         self.pings.with_label_values(&[label]).inc();
+        self.endpoints.record(outcome);
         if outcome.result.is_ok() {
             let now = self.clock.now().as_secs();
             self.last_success.set(i64::try_from(now).unwrap_or(i64::MAX));
@@ -177,6 +224,16 @@ impl Recorder {
     }
 }
 
+fn endpoint(outcome: &Outcome) -> Option<DisplayValue<IpAddr>> {
+    outcome.endpoint.map(|endpoint| display(endpoint.ip()))
+}
+
+/// The addresses, separated by spaces; `None` if there is none.
+fn list(endpoints: &[SocketAddr]) -> Option<String> {
+    let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.ip().to_string()).collect();
+    (!addresses.is_empty()).then(|| addresses.join(" "))
+}
+
 fn kind(trace: &Trace) -> &'static str {
     let handshake = trace.info.as_ref().and_then(|info| info.handshake);
     match handshake {
@@ -209,6 +266,7 @@ fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>) {
             tracing::event!(
                 $level,
                 seq,
+                endpoint = endpoint(outcome),
                 latency_ms = millis(outcome.duration),
                 slow_phase = slow_phase.map(Phase::label),
                 syn_retransmits = syn_retransmits(trace),

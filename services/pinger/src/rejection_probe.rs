@@ -12,14 +12,17 @@ use chassis::{
     readiness::Readiness,
     tls::{REJECTION_PROBE_ALPN, client::ClientTls, identity::Identity},
 };
+use futures_util::future::join_all;
 use prometheus::IntCounterVec;
 use rustls::{ClientConfig, pki_types::CertificateDer, sign::CertifiedKey};
 use tokio::{task::JoinHandle, time::sleep};
+use tracing::field::display;
 
 use crate::{
     client::Outcome,
     client_factory::PingClientFactory,
     config::{ProbeCredential, RejectionProbe},
+    endpoints::Endpoints,
     expect::REJECTIONS,
 };
 
@@ -129,11 +132,12 @@ impl ProbeMetrics {
 /// Sends probes every `rejectionProbe.interval`, in a task. pinger is not ready if that ends.
 pub fn spawn_rejection_probes(
     clients: PingClientFactory,
+    endpoints: Endpoints,
     settings: RejectionProbe,
     metrics: ProbeMetrics,
     readiness: &Readiness,
 ) -> JoinHandle<()> {
-    let probing = actix_rt::spawn(run(clients, settings, metrics, readiness.clone()));
+    let probing = actix_rt::spawn(run(clients, endpoints, settings, metrics, readiness.clone()));
     let is_running = probing.abort_handle();
     readiness.add_check("the rejection probe has stopped", move || is_running.is_finished());
     probing
@@ -141,6 +145,7 @@ pub fn spawn_rejection_probes(
 
 async fn run(
     clients: PingClientFactory,
+    endpoints: Endpoints,
     settings: RejectionProbe,
     metrics: ProbeMetrics,
     readiness: Readiness,
@@ -153,11 +158,16 @@ async fn run(
             let identity = clients.identity();
             let config = identity.and_then(|identity| client_config(*credential, &identity));
             let Some(config) = config else { continue };
-            let outcome = clients.client_with_config(config).ping().await;
-            let result = ProbeResult::from_outcome(&outcome);
-            metrics.record(*credential, result);
-            log(*credential, result, &outcome);
-            results.push(result);
+            let probes = endpoints.current().into_iter().map(|endpoint| {
+                let client = clients.for_endpoint(endpoint).client_with_config(config.clone());
+                async move { client.ping().await }
+            });
+            for outcome in join_all(probes).await {
+                let result = ProbeResult::from_outcome(&outcome);
+                metrics.record(*credential, result);
+                log(*credential, result, &outcome);
+                results.push(result);
+            }
         }
         // An inconclusive probe changes nothing that was known; many of them are an alarm.
         if results.contains(&ProbeResult::Accepted) {
@@ -180,19 +190,22 @@ fn log(credential: ProbeCredential, result: ProbeResult, outcome: &Outcome) {
     let credential = credential.label();
     let failure = outcome.result.as_ref().err();
     let cause = failure.map(|failure| failure.cause.as_str());
+    let endpoint = outcome.endpoint.map(|endpoint| display(endpoint.ip()));
     match result {
         ProbeResult::Accepted => tracing::error!(
             credential,
+            endpoint,
             "Rejection probe failed: ponger accepted an untrusted client"
         ),
         ProbeResult::Inconclusive => tracing::warn!(
             credential,
+            endpoint,
             reason = failure.map(|failure| failure.reason.label()),
             cause,
             "Rejection probe inconclusive"
         ),
         ProbeResult::Rejected => {
-            tracing::debug!(credential, cause, "Rejection probe passed");
+            tracing::debug!(credential, endpoint, cause, "Rejection probe passed");
         }
     }
 }

@@ -1,12 +1,9 @@
 //! pinger as a whole: bind, reveal the port, ping until asked to stop.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
-use actix_rt::time::{sleep, timeout};
-use anyhow::bail;
 use chassis::{
     admin::Admin,
-    error::SecondSignal,
     metrics::Metrics,
     readiness::Readiness,
     signals::Signals,
@@ -21,10 +18,13 @@ use chassis::{
 
 use crate::{
     client_factory::PingClientFactory,
-    config::Config,
+    config::{Config, EndpointSelection},
+    endpoints::{Endpoints, Resolution},
     history::History,
     record::{Recorder, Summary},
     rejection_probe::{ProbeMetrics, spawn_rejection_probes},
+    resolver::Resolver,
+    schedule::ping_until_stopped,
 };
 
 /// pinger, bound and not yet running.
@@ -38,6 +38,7 @@ pub struct Application {
     clients: PingClientFactory,
     recorder: Recorder,
     probes: ProbeMetrics,
+    resolver: Resolver,
 }
 
 impl Application {
@@ -81,9 +82,17 @@ impl Application {
             clients,
             recorder: Recorder::new(&metrics, identity_metrics, config, clock, History::default()),
             probes: ProbeMetrics::new(&metrics),
+            resolver: Resolver::system(),
             config: config.clone(),
             metrics,
         })
+    }
+
+    /// The application, with another resolver for the endpoints than the system's.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = resolver;
+        self
     }
 
     /// Where the admin listener listens.
@@ -105,7 +114,9 @@ impl Application {
     /// # Errors
     /// When the admin listener cannot be used or ends by itself, or after a second signal.
     pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<Summary> {
-        let Self { config, admin, readiness, reload, clients, mut recorder, probes, .. } = self;
+        let Self {
+            config, admin, readiness, reload, clients, mut recorder, probes, resolver, ..
+        } = self;
         let admin_address = admin.address()?;
         let mut admin = admin.run()?;
         if let Some(reload) = reload {
@@ -114,13 +125,23 @@ impl Application {
             telemetry::warn_insecure_periodically();
         }
         readiness.set("starting", false);
-        tracing::info!(url = config.ponger.url, admin = %admin_address, "Pinging");
+        tracing::info!(url = config.ponger.url, admin = %admin_address, node = config.node, "Pinging");
 
+        let (endpoints, resolution) = match config.ponger.endpoints {
+            EndpointSelection::One => (Endpoints::any(), None),
+            EndpointSelection::All => {
+                (Endpoints::default(), Some(Resolution::new(resolver, &config)?))
+            }
+        };
         let settings = config.rejection_probe.clone();
-        let probing = (!settings.interval.0.is_zero())
-            .then(|| spawn_rejection_probes(clients.clone(), settings, probes, &readiness));
+        let probing = (!settings.interval.0.is_zero()).then(|| {
+            let clients = clients.clone();
+            spawn_rejection_probes(clients, endpoints.clone(), settings, probes, &readiness)
+        });
         let pinging = tokio::select! {
-            ended = ping_until_stopped(clients, &config, &mut recorder, &mut signals) => ended,
+            ended = ping_until_stopped(
+                &clients, &endpoints, resolution, &config, &mut recorder, &mut signals,
+            ) => ended,
             error = admin.failed() => Err(error),
         };
         if let Some(probing) = probing {
@@ -133,49 +154,4 @@ impl Application {
         admin.stop().await;
         Ok(summary)
     }
-}
-
-async fn ping_until_stopped(
-    mut clients: PingClientFactory,
-    config: &Config,
-    recorder: &mut Recorder,
-    signals: &mut Signals,
-) -> anyhow::Result<()> {
-    let mut client = clients.client();
-    let mut seq = 0;
-    while config.count == 0 || seq < u64::from(config.count) {
-        let pause = sleep(config.interval.0.mul_f64(rand::random()));
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                // In this order: a ping that is due must not use a stale connection.
-                biased;
-                () = clients.until_stale(&client), if client.keep_alive() => client = clients.client(),
-                () = &mut pause => break,
-                signal = signals.stop() => {
-                    tracing::info!(signal, "Stopping");
-                    return Ok(());
-                }
-            }
-        }
-        seq += 1;
-        tracing::info!(seq, "Sent ping");
-        let start = Instant::now();
-        let ping = client.ping();
-        tokio::pin!(ping);
-        let outcome = tokio::select! {
-            outcome = &mut ping => outcome,
-            signal = signals.stop() => {
-                tracing::info!(signal, "Stopping: waiting for the ping in flight");
-                let outcome = tokio::select! {
-                    outcome = timeout(config.drain_timeout.0, &mut ping) => outcome,
-                    signal = signals.stop() => bail!(SecondSignal { signal, state: "with a ping in flight" }),
-                };
-                recorder.record(seq, &outcome.unwrap_or_else(|_| client.aborted(start)));
-                return Ok(());
-            }
-        };
-        recorder.record(seq, &outcome);
-    }
-    Ok(())
 }

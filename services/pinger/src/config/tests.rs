@@ -116,6 +116,8 @@ fn rejects_keys_that_conflict_or_have_no_effect() {
             "timeout: it is shorter than connectTimeout, 2s; increase it",
         ),
         ("ponger: {URL}\ntimeout: 1999ms", "timeout: it is shorter than connectTimeout, 2s"),
+        ("ponger: {URL, endpoints: some}", "ponger.endpoints"),
+        ("ponger: {URL, resolveInterval: 999ms}", "ponger.resolveInterval: it is shorter than 1s"),
         ("ponger: {URL}\nconnectTimeout: 0s", "connectTimeout: it is zero"),
         ("ponger: {URL}\nexpect: {status: 100}", "expect.status: 100 is no final status; use"),
         ("ponger: {URL}\nexpect: {status: 600}", "expect.status: 600 is no final status; use"),

@@ -6,6 +6,9 @@
 mod support;
 
 mod alerts;
+// Linux alone has all of 127.0.0.0/8 on its loopback interface.
+#[cfg(target_os = "linux")]
+mod endpoints;
 mod expect;
 mod faults;
 mod identity;

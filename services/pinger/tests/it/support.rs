@@ -16,7 +16,7 @@ use chassis::{
     signals::{SignalSender, Signals},
     tls::clock::Clock,
 };
-use pinger::record::Summary;
+use pinger::{record::Summary, resolver::Resolver};
 use rustix::{
     fd::OwnedFd,
     net::{AddressFamily, SocketFlags, SocketType},
@@ -123,7 +123,16 @@ impl Env {
     /// Starts a server that does `behave` with each connection, on a thread of its own. It stops with
     /// this value, when every client has gone.
     pub(crate) fn serve(&self, behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-        let server = Server::start(behave);
+        self.serve_at((LOCALHOST, 0).into(), behave)
+    }
+
+    /// As [`Env::serve`], at `address`.
+    pub(crate) fn serve_at(
+        &self,
+        address: SocketAddr,
+        behave: impl Fn(TcpStream) + Send + Sync + 'static,
+    ) -> SocketAddr {
+        let server = Server::start(address, behave);
         let address = server.address;
         self.servers.lock().unwrap().push(server);
         address
@@ -140,10 +149,16 @@ impl Env {
     }
 
     pub(crate) fn start_pinger(&self, config: &pinger::Config) -> Pinger {
+        self.start_pinger_with(config, Resolver::system())
+    }
+
+    /// Starts a pinger that finds endpoints by `resolver`.
+    pub(crate) fn start_pinger_with(&self, config: &pinger::Config, resolver: Resolver) -> Pinger {
         let (config, clock) = (config.clone(), self.clock());
         let (signals, receiver) = Signals::channel();
         ServiceThread::start(signals, stop, move |started| {
             let pinger = pinger::Application::build_with_clock(&config, clock)?;
+            let pinger = pinger.with_resolver(resolver);
             started.send([pinger.admin_address()?; 2])?;
             actix_rt::System::new().block_on(pinger.run_until_stopped(receiver))
         })
@@ -226,8 +241,8 @@ struct Server {
 }
 
 impl Server {
-    fn start(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
+    fn start(address: SocketAddr, behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let stopping = Arc::<AtomicBool>::default();
         let stop = Arc::clone(&stopping);
