@@ -365,15 +365,15 @@ impl fmt::Display for Summary {
         if !self.lost.is_empty() {
             write!(f, " ({})", counts(&self.lost))?;
         }
-        if !self.slow.is_empty() {
-            write!(f, ", {} slow ({})", self.slow.values().sum::<u64>(), counts(&self.slow))?;
-        }
         if self.pongs > 0 {
             let ms = |quantile| {
                 Duration::from_micros(self.latencies.value_at_quantile(quantile)).as_secs_f64()
                     * 1e3
             };
             write!(f, "; median {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99))?;
+        }
+        if !self.slow.is_empty() {
+            write!(f, "; {} slow ({})", self.slow.values().sum::<u64>(), counts(&self.slow))?;
         }
         Ok(())
     }

@@ -114,6 +114,7 @@ impl Env {
         // Long, so that a busy machine does not become the reason for a loss.
         config.timeout = HumanDuration(PATIENCE);
         config.connect_timeout = HumanDuration(PATIENCE);
+        config.slow_after = HumanDuration::default();
         config.metrics.host = LOCALHOST;
         config.metrics.port = 0;
         config.identity.poll_interval = ms(20);
