@@ -103,18 +103,16 @@ impl PingClient {
     pub async fn ping(&self) -> Outcome {
         self.connector.begin();
         let began = Instant::now();
-        let result = match timeout(self.timeout, self.exchange()).await {
-            Ok(result) => result,
-            Err(_) => {
-                let Trace { phase, failed_attempts, .. } = self.connector.trace();
-                let mut cause =
-                    format!("timed out after {:?} in phase {}", self.timeout, phase.label());
-                for failed in failed_attempts {
-                    cause = format!("{cause}; {failed}");
-                }
-                Err(Failure::new(phase.timeout_reason(), cause))
-            }
-        };
+        let response = timeout(self.timeout, self.exchange()).await;
+        let unacknowledged = self.connector.end();
+        let result = response.unwrap_or_else(|_| {
+            let Trace { phase, failed_attempts, .. } = self.connector.trace();
+            let mut causes =
+                vec![format!("timed out after {:?} in phase {}", self.timeout, phase.label())];
+            causes.extend(failed_attempts);
+            causes.extend(unacknowledged);
+            Err(Failure::new(phase.timeout_reason(), causes.join("; ")))
+        });
         self.outcome(result, began)
     }
 

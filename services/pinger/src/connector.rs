@@ -12,6 +12,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -41,7 +42,7 @@ use crate::{
     interim::Start,
     phase::{ConnectionInfo, Phase, Trace},
     resolver::Resolver,
-    tcp_info,
+    tcp_info::TcpInfo,
 };
 
 /// awc's connector, with the trace of the one ping that is under way.
@@ -54,6 +55,8 @@ struct Inner {
     tls: Option<ConnectorTls>,
     connect_timeout: Duration,
     trace: RefCell<Trace>,
+    /// The socket of the ping under way, for what is asked about it when its time has run out.
+    socket: RefCell<Option<OwnedFd>>,
 }
 
 /// What a handshake needs.
@@ -84,7 +87,8 @@ impl PingConnector {
         tls: Option<ConnectorTls>,
         connect_timeout: Duration,
     ) -> Self {
-        Self(Rc::new(Inner { host, port, tls, connect_timeout, trace: RefCell::default() }))
+        let (trace, socket) = (RefCell::default(), RefCell::default());
+        Self(Rc::new(Inner { host, port, tls, connect_timeout, trace, socket }))
     }
 
     /// Begins the trace of a new ping.
@@ -97,6 +101,23 @@ impl PingConnector {
         let mut trace = self.0.trace.borrow_mut();
         trace.leave();
         trace.clone()
+    }
+
+    /// Ends the ping under way. Says so if the other end acknowledges nothing of what was sent.
+    pub(crate) fn end(&self) -> Option<String> {
+        // Kept any longer, it would keep the connection open.
+        let socket = self.0.socket.take()?;
+        let info = TcpInfo::new(&socket);
+        (info.unacknowledged > 0 && info.unanswered_retransmits > 0).then(|| {
+            format!(
+                "what was sent is not acknowledged, though it was sent {} times: check the MTU and firewalls on the way",
+                u32::from(info.unanswered_retransmits) + 1
+            )
+        })
+    }
+
+    fn keep_socket(&self, tcp: &TcpStream) {
+        *self.0.socket.borrow_mut() = tcp.as_fd().try_clone_to_owned().ok();
     }
 
     /// Records the status code of the response.
@@ -114,9 +135,10 @@ impl PingConnector {
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
         let _ = tcp.set_nodelay(true);
+        self.keep_socket(&tcp);
         let mut info = ConnectionInfo {
             address: tcp.peer_addr().ok(),
-            syn_retransmits: tcp_info::retransmits(&tcp),
+            syn_retransmits: TcpInfo::new(&tcp).retransmits,
             ..ConnectionInfo::default()
         };
         let Some(tls) = &inner.tls else {
@@ -300,6 +322,7 @@ impl AsyncWrite for Stream {
         {
             let mut trace = self.connector.0.trace.borrow_mut();
             if trace.info.is_none() {
+                self.connector.keep_socket(self.tcp());
                 trace.reused = true;
                 trace.info = Some(self.info.clone());
             }

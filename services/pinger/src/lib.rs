@@ -6,7 +6,7 @@
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
 //! - [`resolver`]: addresses of a name
 //! - `interim`: skips interim responses (1xx)
-//! - `tcp_info`: retransmitted SYNs
+//! - `tcp_info`: what Linux knows about a TCP connection
 //! - [`expect`]: the response that counts as a pong
 //! - [`client`]: one ping: request, response, and its outcome
 //! - [`client_factory`]: clients that use the current identity

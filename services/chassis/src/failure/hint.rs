@@ -58,8 +58,8 @@ impl FailureReason {
                  correct the URL. Or no TLS version is common: see `minTlsVersion`."
             }
             Self::TlsTimeout => {
-                "Check the CPU and the open connections of ponger. If small packets pass and \
-                 large ones do not, check the MTU."
+                "Check the CPU and the open connections of ponger. If `cause` says that what was \
+                 sent is not acknowledged, check the MTU and firewalls on the way."
             }
             Self::Denied => {
                 "ponger's log has the `peer` and why it is `denied`. For `not_allowed`, add the \

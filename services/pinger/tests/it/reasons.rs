@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::Write as _,
-    net::{SocketAddr, ToSocketAddrs as _},
+    net::{SocketAddr, TcpListener, ToSocketAddrs as _},
     time::Duration,
 };
 
@@ -207,4 +207,28 @@ fn explains_a_self_signed_ca_certificate() {
     let line = lose_ping(&env, config);
     assert!(has_reason(&line, FailureReason::TlsUntrusted), "{line}");
     assert!(line.contains("CA:TRUE") && line.contains("CA:FALSE"), "{line}");
+}
+
+/// A path with an MTU that is too small drops large packets and says nothing of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn says_that_large_packets_are_not_acknowledged() {
+    use socket2::{SockFilter, SockRef};
+
+    let env = Env::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Drop what is longer than 600 bytes; the handshake of TCP is not.
+    let filter = [
+        SockFilter::new(0x80, 0, 0, 0),
+        SockFilter::new(0x25, 0, 1, 600),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    SockRef::from(&listener).attach_filter(&filter).unwrap();
+    let mut config = env.pinger_config(listener.local_addr().unwrap());
+    // Linux sends again after 0.2 s.
+    config.timeout.0 = Duration::from_secs(1);
+    let line = lose_ping(&env, config);
+    assert!(has_reason(&line, FailureReason::TlsTimeout), "{line}");
+    assert!(line.contains("in phase tls; what was sent is not acknowledged, though"), "{line}");
 }
