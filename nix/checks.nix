@@ -60,6 +60,15 @@ removeAttrs packages [ "default" ]
       ];
     }
   );
+  # Each alert, raised by a fault in a running system: it takes half a minute and an idle machine.
+  alerts-live = craneLib.cargoTest (
+    checkArgs
+    // {
+      pname = "ping-pong-alerts";
+      cargoTestExtraArgs = "--test it -- --ignored";
+      nativeCheckInputs = [ pkgs.prometheus ];
+    }
+  );
   clippy = craneLib.cargoClippy (
     checkArgs
     // {
