@@ -25,7 +25,7 @@ use serde_json::Value as Json;
 
 pub use self::{
     duration::HumanDuration,
-    sections::{Identity, Log, LogFormat, LogLevel, Metrics, MinTlsVersion},
+    sections::{Identity, Log, LogFormat, LogLevel, LogPings, Metrics, MinTlsVersion},
 };
 use crate::error::{ConfigError, find_key};
 

@@ -18,7 +18,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{Log, LogFormat, LogLevel},
+    config::{Log, LogFormat, LogLevel, LogPings},
     error::ConfigError,
     metrics::Metrics,
 };
@@ -140,7 +140,8 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(["actix_http", "rustls"].map(|library| (library, LevelFilter::OFF)))
-        .with_targets(["chassis", "ponger", "pinger"].map(|own| (own, level)));
+        .with_targets(["chassis", "ponger", "pinger"].map(|own| (own, level)))
+        .with_targets(ping_targets(settings.pings, level));
     let queue = LogQueue::start(io::stdout())
         .map_err(|error| ConfigError::new("the thread that writes the log", error))?;
     let queue = Arc::new(queue);
@@ -155,6 +156,12 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
         log_panics();
     }
     Ok(LogGuard(queue))
+}
+
+/// The levels of lines about pings that have not failed, where `level` is that of all lines.
+pub fn ping_targets(pings: LogPings, level: LevelFilter) -> [(&'static str, LevelFilter); 2] {
+    let level = if pings == LogPings::Failed { level.min(LevelFilter::WARN) } else { level };
+    ["ponger::pings", "pinger::pings"].map(|target| (target, level))
 }
 
 /// Logs each panic, which otherwise goes to standard error alone: one in a thread or a task ends only

@@ -46,8 +46,12 @@ struct Cli {
     #[arg(long, short)]
     verbose: bool,
 
+    /// Log only pings that fail, and a summary a minute
+    #[arg(long, short, conflicts_with = "verbose")]
+    quiet: bool,
+
     /// Show what is rejected and what fails, step by step, and verify each; takes some ten seconds
-    #[arg(long, conflicts_with_all = ["count", "interval", "port", "verbose", "dir", "keep"])]
+    #[arg(long, conflicts_with_all = ["count", "interval", "port", "verbose", "quiet", "dir", "keep"])]
     tour: bool,
 
     /// Directory for the certificates and configurations, which must not exist yet; by default a
@@ -116,14 +120,21 @@ fn start(cli: &Cli) -> anyhow::Result<Demo> {
         Some(dir) => ConfigError::new(format!("--dir {}", dir.display()), error)
             .hint("name a directory that does not exist yet"),
     })?;
-    let output = Output::init(if cli.verbose { Style::Verbose } else { Style::Normal });
+    let style = match (cli.verbose, cli.quiet) {
+        (true, _) => Style::Verbose,
+        (_, true) => Style::Quiet,
+        _ => Style::Normal,
+    };
+    let output = Output::init(style);
 
     let config = ponger::Config::load(Some(&env.ponger_config(cli.port)?))?;
     let ponger =
         ponger::Application::build(&config).with_context(|| format!("--port {}", cli.port))?;
     let port = ponger.address()?.port();
     let config = env.pinger_config(port, cli.interval, cli.count.unwrap_or(0))?;
-    let pinger = pinger::Application::build(&pinger::Config::load(Some(&config))?)?;
+    let mut config = pinger::Config::load(Some(&config))?;
+    config.log.pings = style.pings();
+    let pinger = pinger::Application::build(&config)?;
     output.print(&env.introduction(port));
     Ok(Demo { env, output, ponger, pinger })
 }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use chassis::telemetry::use_colors;
+use chassis::{
+    config::LogPings,
+    telemetry::{ping_targets, use_colors},
+};
 use tokio::sync::Notify;
 use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -31,8 +34,17 @@ pub(crate) enum Style {
     Normal,
     /// With TLS version, cipher, group and the time of each phase.
     Verbose,
+    /// Without pings that have not failed.
+    Quiet,
     /// Without times, wrapped, and only what becomes of pings and certificates.
     Tour,
+}
+
+impl Style {
+    /// Which pings are logged.
+    pub(crate) fn pings(self) -> LogPings {
+        if self == Self::Quiet { LogPings::Failed } else { LogPings::All }
+    }
 }
 
 /// Standard output. It may close while we run, as that of `cargo run | head` does.
@@ -51,7 +63,8 @@ impl Output {
         let mut targets = Targets::new()
             .with_default(LevelFilter::WARN)
             .with_targets(["actix_http", "rustls"].map(|library| (library, LevelFilter::OFF)))
-            .with_targets(["chassis", ponger::NAME, pinger::NAME].map(|own| (own, level)));
+            .with_targets(["chassis", ponger::NAME, pinger::NAME].map(|own| (own, level)))
+            .with_targets(ping_targets(style.pings(), level));
         let format = format::format().with_target(false);
         let lines = tracing_subscriber::fmt::layer().with_ansi(use_colors());
         let lines = if style == Style::Tour {

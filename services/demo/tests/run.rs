@@ -201,6 +201,22 @@ fn quotes_a_directory_whose_name_has_special_characters() {
 }
 
 #[test]
+fn shows_only_failures_where_quiet() {
+    let temp = Temp::new();
+    let mut demo = temp.demo(&["--count", "4", "--interval", "1ms", "--quiet"]);
+    // ponger does not allow pinger.
+    let (code, text) = run(demo.env("PONGER__SERVICE__ALLOWED_CLIENTS", "other"));
+    assert_eq!(code, Some(1), "{text}");
+    assert_eq!((text.matches("Lost ping").count(), text.matches("denied=").count()), (4, 4));
+    let (code, text) = run(&mut temp.demo(&["--count", "4", "--interval", "1ms", "--quiet"]));
+    assert_eq!(code, Some(0), "{text}");
+    for line in ["Sent ping", "Got pong", "Received GET"] {
+        assert!(!text.contains(line), "{line}: {text}");
+    }
+    assert!(text.contains("Listening") && text.contains("4 pings, 4 pongs, 0 lost"), "{text}");
+}
+
+#[test]
 fn shows_tls_where_verbose() {
     let temp = Temp::new();
     let (code, text) = run(&mut temp.demo(&["--count", "1", "--interval", "1ms", "--verbose"]));

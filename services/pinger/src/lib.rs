@@ -13,7 +13,8 @@
 //! - [`endpoints`]: the addresses that are pinged, one or all behind the name
 //! - `schedule`: pings each endpoint after random pauses
 //! - `endpoint_metrics`: metrics by endpoint
-//! - [`record`]: log, metrics and summary of pings
+//! - [`record`]: log and metrics of pings
+//! - [`summary`]: how many were answered and lost, and how long they took
 //! - [`history`]: the latest pings and failures, in memory of fixed size
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
 
@@ -32,6 +33,7 @@ pub mod rejection_probe;
 pub mod resolver;
 mod schedule;
 pub mod startup;
+pub mod summary;
 mod tcp_info;
 
 pub use self::{config::Config, startup::Application};

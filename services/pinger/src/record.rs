@@ -1,13 +1,12 @@
 //! Records pings: a line in the log, metrics, the history, and the summary.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chassis::{
+    config::LogPings,
     failure::{Failure, FailureReason},
     metrics::Metrics,
     tls::{
@@ -17,7 +16,6 @@ use chassis::{
         peer_id::PeerId,
     },
 };
-use hdrhistogram::Histogram;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use tracing::{
     Level,
@@ -31,7 +29,11 @@ use crate::{
     endpoints::Change,
     history::History,
     phase::{Phase, Trace},
+    summary::{RecentPings, Summary},
 };
+
+/// The target of log lines about pings that have not failed, which `log.pings` switches off.
+pub(crate) const PINGS: &str = "pinger::pings";
 
 /// Records pings.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Recorder {
     clock: Clock,
     history: History,
     summary: Summary,
+    /// `None` if each pong is logged.
+    recent: Option<RecentPings>,
 }
 
 impl Recorder {
@@ -116,6 +120,8 @@ impl Recorder {
             clock,
             history,
             summary: Summary::new(config.count),
+            recent: (config.log.pings == LogPings::Failed)
+                .then(|| RecentPings::new(Instant::now())),
         }
     }
 
@@ -128,6 +134,9 @@ impl Recorder {
             self.slow.with_label_values(&[phase.label()]).inc();
         }
         self.summary.add(outcome, slow_phase);
+        if let Some(recent) = &mut self.recent {
+            recent.add(outcome, slow_phase, Instant::now());
+        }
         match &outcome.result {
             Ok(()) => log_pong(seq, outcome, slow_phase),
             Err(failure) => tracing::warn!(
@@ -264,6 +273,7 @@ fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>) {
     macro_rules! got_pong {
         ($level:expr) => {
             tracing::event!(
+                target: PINGS,
                 $level,
                 seq,
                 endpoint = endpoint(outcome),
@@ -293,88 +303,4 @@ fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>) {
 /// Milliseconds with three decimals.
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// The summary of all pings.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    pongs: u64,
-    lost: BTreeMap<FailureReason, u64>,
-    /// Slow pongs, by the phase that took longest.
-    slow: BTreeMap<&'static str, u64>,
-    /// Latencies of pongs in microseconds, in a histogram of fixed size.
-    latencies: Histogram<u32>,
-    stop_after: u32,
-}
-
-impl Summary {
-    fn new(stop_after: u32) -> Self {
-        let latencies = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
-        Self { pongs: 0, lost: BTreeMap::new(), slow: BTreeMap::new(), latencies, stop_after }
-    }
-
-    fn add(&mut self, outcome: &Outcome, slow_phase: Option<Phase>) {
-        if let Some(phase) = slow_phase {
-            *self.slow.entry(phase.label()).or_default() += 1;
-        }
-        match &outcome.result {
-            Ok(()) => {
-                self.pongs += 1;
-                self.latencies.saturating_record(
-                    u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
-                );
-            }
-            Err(failure) => *self.lost.entry(failure.reason).or_default() += 1,
-        }
-    }
-
-    /// How many pings were sent.
-    pub fn pings(&self) -> u64 {
-        self.pongs + self.lost()
-    }
-
-    /// How many pongs came back.
-    pub fn pongs(&self) -> u64 {
-        self.pongs
-    }
-
-    /// How many pings were lost.
-    pub fn lost(&self) -> u64 {
-        self.lost.values().sum()
-    }
-
-    /// 0, or 1 if a number of pings was asked for and one was lost.
-    pub fn exit_code(&self) -> u8 {
-        u8::from(self.stop_after > 0 && self.lost() > 0)
-    }
-}
-
-fn plural(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
-
-fn counts<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
-    let counts: Vec<_> = counts.iter().map(|(key, count)| format!("{key} {count}")).collect();
-    counts.join(", ")
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (pings, pongs) = (plural(self.pings(), "ping"), plural(self.pongs, "pong"));
-        write!(f, "{pings}, {pongs}, {} lost", self.lost())?;
-        if !self.lost.is_empty() {
-            write!(f, " ({})", counts(&self.lost))?;
-        }
-        if self.pongs > 0 {
-            let ms = |quantile| {
-                Duration::from_micros(self.latencies.value_at_quantile(quantile)).as_secs_f64()
-                    * 1e3
-            };
-            write!(f, "; median {:.1} ms, p99 {:.1} ms", ms(0.5), ms(0.99))?;
-        }
-        if !self.slow.is_empty() {
-            write!(f, "; {} slow ({})", self.slow.values().sum::<u64>(), counts(&self.slow))?;
-        }
-        Ok(())
-    }
 }

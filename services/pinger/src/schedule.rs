@@ -16,7 +16,7 @@ use crate::{
     client_factory::PingClientFactory,
     config::Config,
     endpoints::{Endpoints, Resolution},
-    record::Recorder,
+    record::{PINGS, Recorder},
 };
 
 /// An endpoint with its client. It is either in a pause or in a ping.
@@ -94,7 +94,7 @@ pub(crate) async fn ping_until_stopped(
                     continue;
                 }
                 sent += 1;
-                tracing::info!(seq = sent, endpoint = endpoint.map(|it| display(it.ip())), "Sent ping");
+                tracing::info!(target: PINGS, seq = sent, endpoint = endpoint.map(|it| display(it.ip())), "Sent ping");
                 in_flight.insert(sent, (schedule.client.clone(), Instant::now()));
                 pings.push(schedule.ping(sent));
             }

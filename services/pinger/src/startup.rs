@@ -21,10 +21,11 @@ use crate::{
     config::{Config, EndpointSelection},
     endpoints::{Endpoints, Resolution},
     history::History,
-    record::{Recorder, Summary},
+    record::Recorder,
     rejection_probe::{ProbeMetrics, spawn_rejection_probes},
     resolver::Resolver,
     schedule::ping_until_stopped,
+    summary::Summary,
 };
 
 /// pinger, bound and not yet running.

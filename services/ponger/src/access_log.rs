@@ -6,12 +6,16 @@ use actix_web::{
     Error, HttpMessage as _,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
+    http::StatusCode,
 };
 use chassis::tls::peer_id::{PeerId, sanitize};
 use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
 use crate::{authz::Revoked, connection::Peer, faults::Injected, policy::Decision};
+
+/// The target by which `log.pings` switches off the lines of pings that have not failed.
+const PINGS: &str = "ponger::pings";
 
 /// Opens the span `request` around each request (level DEBUG), and logs one line at its end.
 #[derive(Debug)]
@@ -53,7 +57,14 @@ impl RootSpanBuilder for AccessLog {
             log_denied(request, response.status().as_u16(), peer, decision);
             return;
         }
-        if !tracing::enabled!(Level::INFO) {
+        let fault = extensions.get::<Injected>();
+        let is_pong = response.status() == StatusCode::OK && fault.is_none();
+        let is_logged = if is_pong {
+            tracing::enabled!(target: PINGS, Level::INFO)
+        } else {
+            tracing::enabled!(Level::INFO)
+        };
+        if !is_logged {
             return;
         }
         let start = extensions.get::<StartTime>();
@@ -68,7 +79,7 @@ impl RootSpanBuilder for AccessLog {
             peer = peer.id.as_ref().map(PeerId::as_str),
             address = address.map(display),
             duration_us,
-            fault = extensions.get::<Injected>().map(|injected| injected.0.label()),
+            fault = fault.map(|injected| injected.0.label()),
             "Received {} {}",
             sanitize(request.method().as_str()),
             sanitize(request.path())

@@ -100,6 +100,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Least severe level that is logged.
     pub level: LogLevel,
+    /// Which pings are logged: `all`, or those that `failed`, and by pinger a summary a minute.
+    pub pings: LogPings,
 }
 
 /// Format of log lines.
@@ -110,6 +112,16 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// Which pings are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogPings {
+    #[default]
+    All,
+    Failed,
 }
 
 /// Severity of log lines.

@@ -238,7 +238,7 @@ service:
   idleTimeout: 1m 30s
 identity: {pollInterval: 250ms, expiryWarning: 7d}
 metrics: {host: 127.0.0.1, port: 0, endpoint: /m}
-log: {format: json, level: trace}
+log: {format: json, level: trace, pings: failed}
 ",
         &[],
     )
@@ -259,7 +259,7 @@ log: {format: json, level: trace}
             expiry_warning: Some(HumanDuration::seconds(7 * 24 * 3600)),
         },
         metrics: Metrics { host: [127, 0, 0, 1].into(), port: 0, endpoint: "/m".into() },
-        log: Log { format: LogFormat::Json, level: LogLevel::Trace },
+        log: Log { format: LogFormat::Json, level: LogLevel::Trace, pings: LogPings::Failed },
     };
     assert_eq!(sample, expected);
     for text in [

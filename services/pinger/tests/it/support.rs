@@ -16,7 +16,7 @@ use chassis::{
     signals::{SignalSender, Signals},
     tls::clock::Clock,
 };
-use pinger::{record::Summary, resolver::Resolver};
+use pinger::{resolver::Resolver, summary::Summary};
 use rustix::{
     fd::OwnedFd,
     net::{AddressFamily, SocketFlags, SocketType},

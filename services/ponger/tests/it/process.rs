@@ -93,6 +93,23 @@ fn checks_a_configuration_with_its_certificates_and_binds_no_port() {
 }
 
 #[test]
+fn logs_only_failed_pings_where_configured() {
+    let env = Env::new();
+    let mut command = Command::new(PROGRAM);
+    command.arg("-c").arg(env.write_config("")).env("PONGER__LOG__PINGS", "failed");
+    let mut ponger = Service::spawn(&mut command);
+    let address = ponger.address();
+    assert_eq!(env.pinger().get(address, "/ping").unwrap().status, 200);
+    assert_eq!(env.pinger().get(address, "/other").unwrap().status, 404);
+    let other = env.client_of(&Leaf::new().uri(OTHER));
+    assert_eq!(other.get(address, "/ping").unwrap().status, 403);
+    ponger.wait_for("Received GET /other status=404");
+    ponger.wait_for("Received GET /ping status=403");
+    assert!(ponger.stop().success());
+    assert_eq!(ponger.count("Received GET"), 2, "{:#?}", ponger.log());
+}
+
+#[test]
 fn does_not_fall_back_to_plain_http() {
     let env = Env::new();
     for text in ["service: {port: 0}\n", "log: {level: info}\n"] {
