@@ -26,6 +26,7 @@ fn start_demo() -> (Service, [SocketAddr; 2]) {
     let demo = Service::spawn(
         Command::new(env!("CARGO_BIN_EXE_demo"))
             .args(["--interval", "20ms"])
+            .env("PINGER__PONGER__ENDPOINTS", "all")
             .env("PINGER__REJECTION_PROBE__INTERVAL", "1s"),
     );
     let admin = |event: &str| {
@@ -46,6 +47,7 @@ fn prometheus_evaluates_the_rules_and_answers_the_dashboard() {
     let prometheus = Prometheus::start(&rules, Duration::from_secs(1));
     prometheus.scrape(&[("ponger", ponger), ("pinger", pinger)].map(|(job, admin)| Target {
         namespace: "demo".into(),
+        node: "one",
         job,
         admin,
     }));

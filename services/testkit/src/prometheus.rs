@@ -18,6 +18,8 @@ use crate::{PATIENCE, process::Service};
 pub struct Target {
     /// The label `namespace`.
     pub namespace: String,
+    /// The label `node`; none if it is empty.
+    pub node: &'static str,
     /// The label `job`.
     pub job: &'static str,
     /// The admin listener.
@@ -76,8 +78,9 @@ impl Prometheus {
     /// # Panics
     /// When its directory cannot be written.
     pub fn scrape(&self, targets: &[Target]) {
-        let targets = targets.iter().map(|Target { namespace, job, admin }| {
-            json!({"targets": [admin], "labels": {"namespace": namespace, "job": job}})
+        let targets = targets.iter().map(|Target { namespace, node, job, admin }| {
+            let labels = json!({"namespace": namespace, "node": node, "job": job});
+            json!({"targets": [admin], "labels": labels})
         });
         // Renamed, so that Prometheus never reads a part of it.
         let new = self.dir.path().join("new");

@@ -21,6 +21,7 @@ use chassis::{
     config::HumanDuration,
     tls::{ALPN, REJECTION_PROBE_ALPN, server::ClientAuth},
 };
+use pinger::{config::EndpointSelection, resolver::Resolver};
 use testkit::{
     Ca, CertDir, Issued, Leaf, PATIENCE,
     client::TlsClient,
@@ -45,6 +46,8 @@ struct World {
     env: Env,
     ponger: Option<Ponger>,
     pinger: Pinger,
+    /// A pinger on another node.
+    other_pinger: Option<Pinger>,
     /// Further clients of ponger, stopped with this value.
     clients: Vec<Box<dyn Any>>,
 }
@@ -65,8 +68,19 @@ impl World {
         config.interval = ms(200);
         config.rejection_probe.interval = HumanDuration::seconds(1);
         change_pinger(&env, &ponger, &mut config);
-        let pinger = env.start_pinger(&config);
-        Self { name, alerts, env, ponger: Some(ponger), pinger, clients: Vec::new() }
+        // For what resolves names: another address, at which nothing listens.
+        let addresses = [ponger.address.ip(), [127, 0, 0, 2].into()];
+        let resolver = Resolver::new(move |_| Ok(addresses.to_vec()));
+        let pinger = env.start_pinger_with(&config, resolver);
+        Self {
+            name,
+            alerts,
+            env,
+            ponger: Some(ponger),
+            pinger,
+            other_pinger: None,
+            clients: Vec::new(),
+        }
     }
 
     fn with_leaf_of_ponger(
@@ -87,9 +101,13 @@ impl World {
         self.ponger.as_ref().unwrap()
     }
 
-    fn targets(&self) -> [Target; 2] {
-        [("ponger", self.ponger().admin), ("pinger", self.pinger.admin)]
-            .map(|(job, admin)| Target { namespace: self.name.into(), job, admin })
+    fn targets(&self) -> Vec<Target> {
+        let other = self.other_pinger.as_ref();
+        [("one", "ponger", self.ponger().admin), ("one", "pinger", self.pinger.admin)]
+            .into_iter()
+            .chain(other.map(|other| ("two", "pinger", other.admin)))
+            .map(|(node, job, admin)| Target { namespace: self.name.into(), node, job, admin })
+            .collect()
     }
 
     /// Starts a further pinger, with this certificate, which Prometheus does not scrape.
@@ -102,6 +120,28 @@ impl World {
         config.ponger.client_private_key = Some(dir.file("tls.key"));
         self.clients.push(Box::new(self.env.start_pinger(&config)));
     }
+}
+
+/// Nothing listens at one of two endpoints.
+fn endpoint() -> World {
+    World::start(
+        "endpoint",
+        &["PingPongEndpointFailing", "PingPongLossFastBurn", "PingPongLossSlowBurn"],
+        Env::new(),
+        |_| {},
+        |_, _, pinger| pinger.ponger.endpoints = EndpointSelection::All,
+    )
+}
+
+/// From one of two nodes, no ping arrives.
+fn node() -> World {
+    let mut world = World::healthy(
+        "node",
+        &["PingPongNodeFailing", "PingPongLossFastBurn", "PingPongLossSlowBurn", "PingPongNoPong"],
+    );
+    let config = world.env.pinger_config(([127, 0, 0, 1], 1).into());
+    world.other_pinger = Some(world.env.start_pinger(&config));
+    world
 }
 
 /// The root in the trust bundles expires soon.
@@ -260,7 +300,7 @@ impl Unread {
     }
 
     fn target(&self) -> Target {
-        Target { namespace: Self::NAME.into(), job: "pinger", admin: self.admin }
+        Target { namespace: Self::NAME.into(), node: "one", job: "pinger", admin: self.admin }
     }
 }
 
@@ -327,16 +367,16 @@ fn each_fault_raises_its_alerts_and_no_others() {
         &["PingPongCertificateRenewalOverdue", "PingPongCertificateAboutToExpire"],
         &valid(-50, 2),
     );
-    let (old_root, silent, slow, lenient, disguised, mut crowded) =
-        (old_root(), silent(), slow(), lenient(), disguised(), crowded());
+    let (endpoint, node, old_root, silent, slow, lenient, disguised, mut crowded) =
+        (endpoint(), node(), old_root(), silent(), slow(), lenient(), disguised(), crowded());
 
     let prometheus = Prometheus::start(&rules, SCRAPE_INTERVAL);
     let mut expected = BTreeSet::new();
     let mut targets = vec![unread.target()];
     expected.extend(Unread::ALERTS.iter().map(|alert| (Unread::NAME.to_owned(), (*alert).into())));
     for world in [
-        &healthy, &stopped, &denied, &untrusted, &broken, &overdue, &expiring, &old_root, &silent,
-        &slow, &lenient, &disguised, &crowded,
+        &healthy, &stopped, &denied, &untrusted, &broken, &overdue, &expiring, &endpoint, &node,
+        &old_root, &silent, &slow, &lenient, &disguised, &crowded,
     ] {
         if world.name != silent.name {
             world.pinger.wait_for_metric(&pings("pong"), 1.0);
