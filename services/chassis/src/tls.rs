@@ -9,6 +9,7 @@
 //! - [`x509`]: what is read from a certificate
 //! - [`cert`]: our own certificate chain and key, verified before use (`own_chain`: who issued whom;
 //!   `signature`, `unsupported`: what verifiers cannot verify)
+//! - [`cert_info`]: what a certificate says, for a person
 //! - [`trust`]: the trust bundle (`root`: one certificate in it; `native_roots`: the system's)
 //! - [`peer_id`]: SPIFFE IDs and DNS names of peers
 //! - [`identity`]: own certificate and trust bundle at one moment, with the rustls configuration built from them
@@ -23,6 +24,7 @@
 //! - [`clock`]: the time, which tests can set
 
 pub mod cert;
+pub mod cert_info;
 pub mod classify;
 pub mod client;
 pub mod clock;
