@@ -42,13 +42,10 @@ pub struct PingRecord {
     pub reason: Option<FailureReason>,
     /// How long it took, in microseconds.
     pub duration: u32,
-    /// How long each phase took, in microseconds and in the order of [`PHASES`]; zero for one that it
+    /// How long each phase took, in microseconds and in the order of [`Phase::ALL`]; zero for one that it
     /// did not go through.
-    pub phases: [u32; PHASES.len()],
+    pub phases: [u32; Phase::ALL.len()],
 }
-
-/// The phases of a ping, in order.
-pub const PHASES: [Phase; 5] = Phase::ALL;
 
 /// A lost ping with its cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,9 +114,9 @@ impl History {
     /// Adds the ping number `seq`, which ended now.
     pub fn record(&self, seq: u64, outcome: &Outcome) {
         let Outcome { result, endpoint, duration, trace } = outcome;
-        let mut phases = [0; PHASES.len()];
+        let mut phases = [0; Phase::ALL.len()];
         for (phase, time) in &trace.times {
-            if let Some(at) = PHASES.iter().position(|known| known == phase) {
+            if let Some(at) = Phase::ALL.iter().position(|known| known == phase) {
                 phases[at] = micros(*time);
             }
         }

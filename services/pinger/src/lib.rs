@@ -17,6 +17,7 @@
 //! - [`summary`]: how many were answered and lost, and how long they took
 //! - [`history`]: the latest pings and failures, in memory of fixed size
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
+//! - [`page`]: the live page
 
 pub mod client;
 pub mod client_factory;
@@ -27,6 +28,7 @@ pub mod endpoints;
 pub mod expect;
 pub mod history;
 mod interim;
+pub mod page;
 pub mod phase;
 pub mod record;
 pub mod rejection_probe;

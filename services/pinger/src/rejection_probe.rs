@@ -4,7 +4,11 @@
 //! certificate, one bit of whose signature is flipped. The second proves that ponger verifies
 //! signatures, and needs no CA code, no fixed key and no second identity in pinger.
 
-use std::sync::Arc;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use chassis::{
     failure::FailureReason,
@@ -103,14 +107,44 @@ impl ProbeResult {
     }
 }
 
-/// Counts probes.
+/// A probe.
 #[derive(Clone, Debug)]
-pub struct ProbeMetrics(IntCounterVec);
+pub struct LastProbe {
+    /// The credential.
+    pub credential: ProbeCredential,
+    /// What it has shown.
+    pub result: ProbeResult,
+    /// The address that it was connected to.
+    pub endpoint: Option<SocketAddr>,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// Why the ping failed, which it must.
+    pub cause: Option<String>,
+}
 
-impl ProbeMetrics {
+impl LastProbe {
+    fn new(credential: ProbeCredential, result: ProbeResult, outcome: &Outcome) -> Self {
+        Self {
+            credential,
+            result,
+            endpoint: outcome.trace.info.as_ref().and_then(|info| info.address),
+            ended: SystemTime::now(),
+            cause: outcome.result.as_ref().err().map(|failure| failure.cause.clone()),
+        }
+    }
+}
+
+/// The results of probes: counted, and the last ones with each credential kept.
+#[derive(Clone, Debug)]
+pub struct ProbeResults {
+    counts: IntCounterVec,
+    last: Arc<Mutex<Vec<LastProbe>>>,
+}
+
+impl ProbeResults {
     /// Registers the metric.
     pub fn new(metrics: &Metrics) -> Self {
-        let probes = metrics.int_counter_vec(
+        let counts = metrics.int_counter_vec(
             "pinger_rejection_probes_total",
             "Pings with a credential that ponger must reject, by credential and result.",
             &["credential", "result"],
@@ -118,14 +152,24 @@ impl ProbeMetrics {
         for credential in ProbeCredential::ALL {
             for result in [ProbeResult::Rejected, ProbeResult::Accepted, ProbeResult::Inconclusive]
             {
-                probes.with_label_values(&[credential.label(), result.label()]);
+                counts.with_label_values(&[credential.label(), result.label()]);
             }
         }
-        Self(probes)
+        Self { counts, last: Arc::default() }
     }
 
-    fn record(&self, credential: ProbeCredential, result: ProbeResult) {
-        self.0.with_label_values(&[credential.label(), result.label()]).inc();
+    /// The last probes with each credential, one for each endpoint.
+    pub fn last(&self) -> Vec<LastProbe> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn record(&self, credential: ProbeCredential, probes: Vec<LastProbe>) {
+        for probe in &probes {
+            self.counts.with_label_values(&[credential.label(), probe.result.label()]).inc();
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.retain(|probe| probe.credential != credential);
+        last.extend(probes);
     }
 }
 
@@ -134,10 +178,10 @@ pub fn spawn_rejection_probes(
     clients: PingClientFactory,
     endpoints: Endpoints,
     settings: RejectionProbe,
-    metrics: ProbeMetrics,
+    recorder: ProbeResults,
     readiness: &Readiness,
 ) -> JoinHandle<()> {
-    let probing = actix_rt::spawn(run(clients, endpoints, settings, metrics, readiness.clone()));
+    let probing = actix_rt::spawn(run(clients, endpoints, settings, recorder, readiness.clone()));
     let is_running = probing.abort_handle();
     readiness.add_check("the rejection probe has stopped", move || is_running.is_finished());
     probing
@@ -147,7 +191,7 @@ async fn run(
     clients: PingClientFactory,
     endpoints: Endpoints,
     settings: RejectionProbe,
-    metrics: ProbeMetrics,
+    recorder: ProbeResults,
     readiness: Readiness,
 ) {
     let mut inconclusive = 0;
@@ -162,12 +206,13 @@ async fn run(
                 let client = clients.for_endpoint(endpoint).client_with_config(config.clone());
                 async move { client.ping().await }
             });
-            for outcome in join_all(probes).await {
+            let probes = join_all(probes).await.into_iter().map(|outcome| {
                 let result = ProbeResult::from_outcome(&outcome);
-                metrics.record(*credential, result);
                 log(*credential, result, &outcome);
                 results.push(result);
-            }
+                LastProbe::new(*credential, result, &outcome)
+            });
+            recorder.record(*credential, probes.collect());
         }
         // An inconclusive probe changes nothing that was known; many of them are an alarm.
         if results.contains(&ProbeResult::Accepted) {

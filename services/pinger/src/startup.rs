@@ -21,8 +21,9 @@ use crate::{
     config::{Config, EndpointSelection},
     endpoints::{Endpoints, Resolution},
     history::History,
+    page::{self, snapshot::Source},
     record::Recorder,
-    rejection_probe::{ProbeMetrics, spawn_rejection_probes},
+    rejection_probe::{ProbeResults, spawn_rejection_probes},
     resolver::Resolver,
     schedule::ping_until_stopped,
     summary::Summary,
@@ -38,7 +39,7 @@ pub struct Application {
     reload: Option<ReloadHandle>,
     clients: PingClientFactory,
     recorder: Recorder,
-    probes: ProbeMetrics,
+    probes: ProbeResults,
     resolver: Resolver,
 }
 
@@ -75,14 +76,23 @@ impl Application {
             (Some(handle), Some(identity))
         };
         let admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
+        let (history, probes) = (History::default(), ProbeResults::new(&metrics));
+        let page = Source::new(
+            config.clone(),
+            history.clone(),
+            probes.clone(),
+            readiness.clone(),
+            identity.clone(),
+            clock.clone(),
+        );
         let clients = PingClientFactory::new(config.clone(), identity, clock.clone())?;
         Ok(Self {
-            admin,
+            admin: admin.with_routes(page::routes(page)),
             readiness,
             reload,
             clients,
-            recorder: Recorder::new(&metrics, identity_metrics, config, clock, History::default()),
-            probes: ProbeMetrics::new(&metrics),
+            recorder: Recorder::new(&metrics, identity_metrics, config, clock, history),
+            probes,
             resolver: Resolver::system(),
             config: config.clone(),
             metrics,

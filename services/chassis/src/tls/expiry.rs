@@ -28,6 +28,15 @@ enum Expiry {
     Expired,
 }
 
+/// Whether a warning is due at `now` that a certificate expires: `lead_time` before; by default, in the
+/// last third of its validity, at most 30 days.
+pub fn expires_soon(lead_time: Option<Duration>, validity: Validity, now: UnixTime) -> bool {
+    let Validity { not_before, not_after } = validity;
+    let default = (duration_until(not_after, not_before) / 3).min(MAX_LEAD_TIME);
+    // The last second is part of the validity (RFC 5280, 4.1.2.5).
+    now > not_after || duration_until(not_after, now) <= lead_time.unwrap_or(default)
+}
+
 /// Warns of certificates that expire, no more often than is useful.
 #[derive(Debug, Default)]
 pub struct ExpiryMonitor {
@@ -38,8 +47,7 @@ pub struct ExpiryMonitor {
 }
 
 impl ExpiryMonitor {
-    /// Warns from `lead_time` before the expiry; by default, in the last third of the lifetime, at
-    /// most 30 days.
+    /// Warns when [`expires_soon`] says so.
     pub fn new(lead_time: Option<Duration>) -> Self {
         Self { lead_time, warned: BTreeMap::new() }
     }
@@ -93,13 +101,11 @@ impl ExpiryMonitor {
         now: UnixTime,
         instant: Instant,
     ) -> Option<Expiry> {
-        // The last second is part of the validity (RFC 5280, 4.1.2.5).
-        let expired = now > not_after;
-        let left = duration_until(not_after, now);
-        let default = (duration_until(not_after, not_before) / 3).min(MAX_LEAD_TIME);
-        if !expired && left > self.lead_time.unwrap_or(default) {
+        if !expires_soon(self.lead_time, Validity { not_before, not_after }, now) {
             return None;
         }
+        let expired = now > not_after;
+        let left = duration_until(not_after, now);
         let pause = if left < DAY { HOUR } else { DAY };
         match self.warned.get(&not_after) {
             Some((was_expired, last)) if *was_expired == expired && instant - *last < pause => None,

@@ -14,6 +14,7 @@ mod faults;
 mod identity;
 mod keep_alive;
 mod metrics;
+mod page;
 mod process;
 mod reasons;
 mod rejection_probe;
