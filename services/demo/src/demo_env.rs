@@ -100,6 +100,9 @@ metrics:
 interval: {interval}
 count: {count}
 
+rejectionProbe:
+  interval: 10s
+
 metrics:
   host: 127.0.0.1
   port: 0
@@ -108,14 +111,15 @@ metrics:
         )
     }
 
-    /// What runs where, and how to try it.
-    pub(crate) fn introduction(&self, port: u16) -> String {
+    /// What runs where, and how to try it; first, where pinger's page is.
+    pub(crate) fn introduction(&self, page: &str, port: u16) -> String {
         let dir = self.dir.path().display();
         let [certificate, key, roots] =
             ["user/tls.crt", "user/tls.key", "ca.crt"].map(|name| self.shell(name));
         let fate = if self.keep { "kept" } else { "removed at the end" };
         format!(
-            "ponger serves https://localhost:{port}/ping, and pinger pings it: TLS 1.3, both with certificates.
+            "Live page: {page}
+ponger serves https://localhost:{port}/ping, and pinger pings it: TLS 1.3, both with certificates.
 Certificates and configurations: {dir} ({fate}).
 Try it from a second terminal, with a certificate of your own:
 

@@ -1,10 +1,12 @@
 //! `cargo run`: both services in one process, with real certificates of a throw-away CA.
 //!
 //! - [`demo_env`]: a private directory with the certificates and both configurations
+//! - [`open`](mod@open): opens the page in the desktop's browser
 //! - [`output`]: both services' logs on one terminal
 //! - [`tour`]: rejections and faults, one after another
 
 mod demo_env;
+mod open;
 mod output;
 mod tour;
 
@@ -51,8 +53,12 @@ struct Cli {
     quiet: bool,
 
     /// Show what is rejected and what fails, step by step, and verify each; takes some ten seconds
-    #[arg(long, conflicts_with_all = ["count", "interval", "port", "verbose", "quiet", "dir", "keep"])]
+    #[arg(long, conflicts_with_all = ["count", "interval", "port", "verbose", "quiet", "open", "dir", "keep"])]
     tour: bool,
+
+    /// Open pinger's page in a browser
+    #[arg(long)]
+    open: bool,
 
     /// Directory for the certificates and configurations, which must not exist yet; by default a
     /// temporary one
@@ -135,7 +141,11 @@ fn start(cli: &Cli) -> anyhow::Result<Demo> {
     let mut config = pinger::Config::load(Some(&config))?;
     config.log.pings = style.pings();
     let pinger = pinger::Application::build(&config)?;
-    output.print(&env.introduction(port));
+    let page = format!("http://{}/", pinger.admin_address()?);
+    output.print(&env.introduction(&page, port));
+    if cli.open {
+        open::open(&page, &output);
+    }
     Ok(Demo { env, output, ponger, pinger })
 }
 

@@ -53,7 +53,8 @@ fn exits_after_a_number_of_pongs_and_leaves_nothing_behind() {
     let temp = Temp::new();
     let (code, text) = run(&mut temp.demo(&["--count", "5", "--interval", "20ms"]));
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.starts_with("ponger serves https://localhost:"), "{text}");
+    assert!(text.starts_with("Live page: http://127.0.0.1:"), "{text}");
+    assert!(text.contains("\nponger serves https://localhost:"), "{text}");
     for (event, count) in [("pinger | ", 1), ("Got pong", 5), ("Received GET /ping", 5)] {
         assert!(text.matches(event).count() >= count, "{event}: {text}");
     }
@@ -102,6 +103,47 @@ fn the_printed_curl_command_gets_pong() {
     let output = curl(&without);
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     assert!(demo.stop().success());
+}
+
+/// Writes a program `xdg-open` that does `script`, and returns its directory.
+#[cfg(not(target_os = "macos"))]
+fn xdg_open(temp: &Temp, script: &str) -> PathBuf {
+    let dir = temp.0.path().join("bin");
+    fs::create_dir(&dir).unwrap();
+    let file = dir.join("xdg-open");
+    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+#[test]
+#[cfg(not(target_os = "macos"))]
+fn opens_the_page_where_asked_to() {
+    let temp = Temp::new();
+    let opened = temp.0.path().join("opened");
+    let path = xdg_open(&temp, &format!("echo $1 >'{}'", opened.display()));
+    let mut demo = Service::spawn(temp.demo(&["--open"]).env("PATH", path));
+    let page = demo.wait_for("Live page: ").replace("Live page: ", "");
+    let url = wait_until("the page's URL", || {
+        fs::read_to_string(&opened).ok().filter(|url| url.ends_with('\n'))
+    });
+    assert_eq!(url.trim(), page);
+    assert!(demo.stop().success());
+}
+
+#[test]
+#[cfg(not(target_os = "macos"))]
+fn says_why_the_page_cannot_be_opened() {
+    let temp = Temp::new();
+    let failing = xdg_open(&temp, "exit 3");
+    for (path, reason) in
+        [(Path::new("/nonexistent"), "No such file or directory"), (&failing, "exit status: 3")]
+    {
+        let mut demo = Service::spawn(temp.demo(&["--open"]).env("PATH", path));
+        let line = demo.wait_for("--open: ");
+        assert!(line.contains(reason) && line.contains("yourself"), "{line}");
+        assert!(demo.stop().success());
+    }
 }
 
 #[test]
