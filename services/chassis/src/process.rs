@@ -58,7 +58,11 @@ pub async fn start<T: Send + 'static>(
     start_with_grace(START_GRACE, signals, start).await
 }
 
-async fn start_with_grace<T: Send + 'static>(
+/// As [`start`]; after a signal to stop, it may still take `grace`.
+///
+/// # Errors
+/// As there.
+pub async fn start_with_grace<T: Send + 'static>(
     grace: Duration,
     signals: &mut Signals,
     start: impl FnOnce() -> anyhow::Result<T> + Send + 'static,

@@ -26,6 +26,10 @@ use crate::{
     output::{Output, Style},
 };
 
+/// How long a start may still take after a signal to stop. A busy machine needs some seconds for the
+/// keys, and a start that is not waited for leaves the directory behind.
+const START_GRACE: Duration = Duration::from_secs(10);
+
 /// Runs ponger and pinger on this machine, over mutual TLS, with throw-away certificates.
 ///
 /// Ctrl-C ends it with a summary.
@@ -81,8 +85,8 @@ async fn run() -> anyhow::Result<u8> {
     if cli.tour {
         return tour::run(&mut signals, &Output::init(Style::Tour)).await.map(|()| 0);
     }
-    let start = move || start(&cli);
-    let Demo { env, output, ponger, pinger } = process::start(&mut signals, start).await?;
+    let start = process::start_with_grace(START_GRACE, &mut signals, move || start(&cli));
+    let Demo { env, output, ponger, pinger } = start.await?;
 
     let (stop_ponger, ponger_signals) = Signals::channel();
     let (stop_pinger, pinger_signals) = Signals::channel();
