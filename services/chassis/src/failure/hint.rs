@@ -59,7 +59,8 @@ impl FailureReason {
             }
             Self::TlsTimeout => {
                 "Check the CPU and the open connections of ponger. If `cause` says that what was \
-                 sent is not acknowledged, check the MTU and firewalls on the way."
+                 sent is not acknowledged, or other clients are served, check the MTU and \
+                 firewalls on the way."
             }
             Self::Denied => {
                 "ponger's log has the `peer` and why it is `denied`. For `not_allowed`, add the \
