@@ -5,10 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec};
 use rustls::pki_types::UnixTime;
 
-use super::{
-    cert::OwnCertificate, handshake_info::HandshakeInfo, identity::Identity, peer_id::PeerId,
-    x509::Validity,
-};
+use super::{handshake_info::HandshakeInfo, identity::Identity, peer_id::PeerId, x509::Validity};
 use crate::{failure::FailureReason, metrics::Metrics};
 
 /// One of the two parts of an identity that are reloaded independently.
@@ -97,8 +94,9 @@ impl IdentityMetrics {
     }
 
     /// Records which certificate of our own is in use, instead of the one before.
-    pub fn record_own(&self, own: &OwnCertificate) {
+    pub fn record_own<T>(&self, identity: &Identity<T>) {
         self.info.reset();
+        let Some(own) = &identity.own else { return };
         let ids = own.names.peer_ids().unwrap_or_default();
         let id = ids.first().map_or("", PeerId::as_str);
         self.info.with_label_values(&[id, &own.issuer(), &own.serial]).set(1);

@@ -203,9 +203,7 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
         key_mode.check(&paths.key);
     }
     metrics.record_identity(&first, now);
-    if let Some(own) = &first.own {
-        metrics.record_own(own);
-    }
+    metrics.record_own(&first);
     for unit in [certificate.as_ref(), trust.as_ref()].into_iter().flatten() {
         metrics.record_loaded(unit.unit);
     }
@@ -380,9 +378,7 @@ impl<T: Send + Sync> Reloader<T> {
         match Identity::new(own, trust, generation, now, &*self.build) {
             Ok(identity) => {
                 self.metrics.record_identity(&identity, now);
-                if let Some(own) = &identity.own {
-                    self.metrics.record_own(own);
-                }
+                self.metrics.record_own(&identity);
                 self.next_root_change = next_root_change(&identity, now);
                 self.publish.send_replace(Arc::new(identity));
             }
