@@ -7,7 +7,7 @@
 //!
 //! - [`pem`]: PEM files, and what is wrong with them
 //! - [`x509`]: what is read from a certificate
-//! - [`cert`]: our own certificate chain and key, verified before use (`own_chain`: who issued whom;
+//! - [`cert`]: our own certificate chain and key, verified before use (`issuers`: who issued whom;
 //!   `signature`, `unsupported`: what verifiers cannot verify)
 //! - [`cert_info`]: what a certificate says, for a person
 //! - [`trust`]: the trust bundle (`root`: one certificate in it; `native_roots`: the system's)
@@ -19,6 +19,7 @@
 //! - [`credentials`]: whether the certificates that a connection was opened with are still valid
 //! - [`handshake_info`]: version, cipher suite and group that a handshake negotiated
 //! - [`classify`]: TLS errors as failures, with hints
+//! - [`observer`], [`explain`]: what a server presented and asked for, and where verification stopped
 //! - [`expiry`]: warnings before certificates expire
 //! - [`metrics`]: metrics of identities and handshakes
 //! - [`clock`]: the time, which tests can set
@@ -30,12 +31,14 @@ pub mod client;
 pub mod clock;
 pub mod credentials;
 pub mod expiry;
+pub mod explain;
 pub mod handshake_info;
 pub mod identity;
+mod issuers;
 pub mod limits;
 pub mod metrics;
 mod native_roots;
-mod own_chain;
+pub mod observer;
 pub mod peer_id;
 pub mod pem;
 pub mod reload;

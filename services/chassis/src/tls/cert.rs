@@ -13,8 +13,8 @@ use x509_parser::{certificate::X509Certificate, x509::X509Version};
 use super::{
     classify::describe,
     clock::format_rfc3339,
+    issuers::IssuerGraph,
     limits,
-    own_chain::OwnChain,
     peer_id::SubjectAltNames,
     pem, provider, unsupported,
     x509::{Role, Validity, parse},
@@ -37,7 +37,7 @@ pub struct OwnCertificate {
     pub certified: Arc<CertifiedKey>,
     /// The leaf's validity.
     pub leaf: Validity,
-    chain: OwnChain,
+    chain: IssuerGraph,
     /// The leaf's serial number, in hexadecimal.
     pub serial: String,
     /// The leaf's subject alternative names.
@@ -212,7 +212,7 @@ impl Preflight<'_> {
 
     /// Verifies the chain as a peer would that trusts its upper end. A leaf alone, issued by a CA that
     /// is not in the file, can only be verified by its peers.
-    fn check_chain(&self) -> Result<OwnChain, ConfigError> {
+    fn check_chain(&self) -> Result<IssuerGraph, ConfigError> {
         let [leaf, rest @ ..] = self.chain else {
             return Err(self.error("it holds no certificate"));
         };
@@ -220,7 +220,7 @@ impl Preflight<'_> {
             self.error(format!("it {error}")).hint("leave out what is not needed, such as the root")
         })?;
         let parsed = self.chain.iter().map(|der| self.parse(der)).collect::<Result<Vec<_>, _>>()?;
-        let chain = OwnChain::new(&parsed);
+        let chain = IssuerGraph::new(&parsed);
         let in_it = |reason: String| self.error(format!("a certificate in it {reason}"));
         if let Some(reason) = unsupported::key(&parsed[0]) {
             return Err(in_it(reason));
@@ -277,7 +277,7 @@ impl Preflight<'_> {
     /// file or needs none there.
     fn path_of_issuers(
         &self,
-        chain: &OwnChain,
+        chain: &IssuerGraph,
         parsed: &[X509Certificate<'_>],
     ) -> Result<Vec<usize>, ConfigError> {
         let path = chain.path(self.now);

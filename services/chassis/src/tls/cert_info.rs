@@ -9,6 +9,7 @@ use x509_parser::{
     certificate::X509Certificate,
     extensions::GeneralName,
     objects::{oid_registry, oid2sn},
+    prelude::FromDer as _,
     public_key::PublicKey,
     x509::X509Name,
 };
@@ -90,8 +91,16 @@ impl CertInfo {
     }
 }
 
+/// The distinguished name in `der`.
+pub(super) fn distinguished_name(der: &[u8]) -> String {
+    match X509Name::from_der(der) {
+        Ok(([], name)) => printable_name(&name),
+        _ => "(a name that cannot be read)".to_owned(),
+    }
+}
+
 /// A distinguished name, printable; some certificates have an empty one.
-fn printable_name(name: &X509Name<'_>) -> String {
+pub(super) fn printable_name(name: &X509Name<'_>) -> String {
     match name.to_string().as_str() {
         "" => "(no name)".to_owned(),
         text => sanitize(text).into_owned(),

@@ -41,7 +41,7 @@ pub struct ClientTls {
     pub config: Arc<ClientConfig>,
     /// The name to verify in each handshake.
     pub server_name: ServerName<'static>,
-    verifier: Arc<ServerVerifier>,
+    pub(super) verifier: Arc<ServerVerifier>,
 }
 
 impl ClientTls {
@@ -119,7 +119,7 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 
 /// rustls' own verifier of servers, after a check of the chain's size and before one of the SPIFFE ID.
 #[derive(Debug)]
-struct ServerVerifier {
+pub(super) struct ServerVerifier {
     verifiers: PeerVerifiers<WebPkiServerVerifier>,
     id: Option<SpiffeId>,
 }

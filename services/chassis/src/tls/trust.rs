@@ -142,6 +142,11 @@ impl TrustBundle {
         cert::verify(leaf, intermediates, Arc::new(anchors), role, time).is_ok()
     }
 
+    /// Every root, valid or not.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Root> {
+        self.0.iter()
+    }
+
     fn valid(&self, time: UnixTime) -> impl Iterator<Item = &Root> {
         self.0.iter().filter(move |root| root.validity.contains(time))
     }

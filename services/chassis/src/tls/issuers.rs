@@ -1,4 +1,4 @@
-//! Who issued whom in our own certificate chain, and so until when peers can verify it.
+//! Who issued whom in a certificate chain, and so until when it can be verified.
 
 use rustls::pki_types::UnixTime;
 use x509_parser::certificate::X509Certificate;
@@ -7,7 +7,7 @@ use super::{peer_id::sanitize, signature, x509::Validity};
 
 /// The certificates of a chain, the leaf first.
 #[derive(Clone, Debug)]
-pub(super) struct OwnChain(Vec<Link>);
+pub(super) struct IssuerGraph(Vec<Link>);
 
 #[derive(Clone, Debug)]
 struct Link {
@@ -18,7 +18,7 @@ struct Link {
     issuers: Vec<usize>,
 }
 
-impl OwnChain {
+impl IssuerGraph {
     pub(super) fn new(chain: &[X509Certificate<'_>]) -> Self {
         let issuers = |position: usize, certificate: &X509Certificate<'_>| {
             let is_issuer = |(other, issuer): &(usize, &X509Certificate<'_>)| {
@@ -45,11 +45,21 @@ impl OwnChain {
     /// The positions of the certificates that lead from the leaf upwards, without the leaf, and are
     /// valid at `now`. Others are of no use to a verifier, which ignores them too.
     pub(super) fn path(&self, now: UnixTime) -> Vec<usize> {
+        self.path_of(|issuer| self.0[issuer].validity.contains(now))
+    }
+
+    /// As [`IssuerGraph::path`], whether they are valid at `now` or not; where there is a choice, one
+    /// that is.
+    pub(super) fn path_at_any_time(&self, now: UnixTime) -> Vec<usize> {
+        let valid = self.path(now);
+        let any = self.path_of(|_| true);
+        if any.len() > valid.len() { any } else { valid }
+    }
+
+    fn path_of(&self, is_usable: impl Fn(usize) -> bool) -> Vec<usize> {
         let (mut path, mut below) = (Vec::new(), 0);
-        let is_usable = |issuer: usize, path: &[usize]| {
-            !path.contains(&issuer) && self.0[issuer].validity.contains(now)
-        };
-        while let Some(issuer) = self.0[below].issuers.iter().find(|i| is_usable(**i, &path)) {
+        let is_next = |issuer: usize, path: &[usize]| !path.contains(&issuer) && is_usable(issuer);
+        while let Some(issuer) = self.0[below].issuers.iter().find(|i| is_next(**i, &path)) {
             path.push(*issuer);
             below = *issuer;
         }
@@ -80,7 +90,7 @@ impl OwnChain {
     }
 
     /// The subject and the validity of each certificate above the leaf that does not decide
-    /// [`OwnChain::not_after`].
+    /// [`IssuerGraph::not_after`].
     pub(super) fn others(&self, now: UnixTime) -> impl Iterator<Item = (&str, Validity)> {
         let not_after = self.not_after(now);
         let links = self.0.iter().skip(1).filter(move |link| link.validity.not_after != not_after);
