@@ -1,6 +1,6 @@
 //! TLS errors as failures: the reason from the closed list, and what to do about it in words.
 
-use std::io;
+use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
@@ -52,7 +52,12 @@ pub fn from_io(peer: &str, error: &io::Error) -> Failure {
     let Some(error) = find_source::<Error>(error) else {
         let is_invalid = error.kind() == io::ErrorKind::InvalidData;
         let reason = if is_invalid { FailureReason::TlsProtocol } else { FailureReason::Reset };
-        return Failure::new(reason, error);
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Failure::new(reason, format!("{peer} closed the connection"))
+            }
+            _ => Failure::new(reason, error),
+        };
     };
     match error {
         Error::InvalidCertificate(error) => {
@@ -106,8 +111,33 @@ fn protocol(peer: &str, error: &Error) -> String {
             | rustls::PeerIncompatible::Tls12NotOfferedOrEnabled
             | rustls::PeerIncompatible::Tls13RequiredForQuic,
         ) => format!("{peer} does not support a TLS version that is allowed here (minTlsVersion)"),
+        Error::PeerIncompatible(what) => {
+            format!("{peer} does not support what is needed here: {}", words(what))
+        }
+        Error::InvalidMessage(
+            rustls::InvalidMessage::CertificatePayloadTooLarge
+            | rustls::InvalidMessage::HandshakePayloadTooLarge,
+        ) => format!(
+            "{peer} sent a handshake message of more than 64 KiB; is its certificate chain that long?"
+        ),
+        Error::InvalidMessage(what) => {
+            format!("{peer} sent a TLS message that is not well-formed: {}", words(what))
+        }
+        Error::PeerMisbehaved(what) => {
+            format!("{peer} does not keep to the TLS protocol: {}", words(what))
+        }
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            format!("{peer} sent a TLS message that was not expected then")
+        }
         other => format!("TLS with {peer} failed: {other}"),
     }
+}
+
+/// The name of an error, which a library has for programs only, in words: `NoCipherSuitesInCommon`.
+fn words(error: &impl fmt::Debug) -> String {
+    let name = format!("{error:?}");
+    let name = name.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
+    snake_case(name).replace('_', " ")
 }
 
 /// The reason and the cause, with a hint, of rejecting `peer`'s certificate.
@@ -163,7 +193,7 @@ pub fn describe(error: &CertificateError) -> String {
             let known = WEBPKI_ERRORS.iter().find(|(name, _)| text.contains(name));
             known.map_or_else(|| format!("is not accepted: {text}"), |(_, ours)| (*ours).to_owned())
         }
-        other => format!("is not accepted: {other}"),
+        other => format!("is not accepted: {}", words(other)),
     }
 }
 
@@ -220,6 +250,10 @@ fn alert(peer: &str, alert: AlertDescription) -> String {
             "it supports none of the offered parameters, or requires a certificate"
         }
         AlertDescription::AccessDenied => "it denies access to this identity",
+        AlertDescription::NoApplicationProtocol => {
+            "it does not speak HTTP/1.1, the only protocol that is offered (ALPN)"
+        }
+        AlertDescription::UnrecognisedName => "it does not serve the name that was asked for (SNI)",
         _ => "see its log",
     };
     format!("{peer} rejected the handshake with the alert {}: {meaning}", alert_name(alert))
@@ -230,8 +264,12 @@ fn alert_name(alert: AlertDescription) -> String {
     if alert == AlertDescription::UnknownCA {
         return "unknown_ca".into();
     }
+    snake_case(&format!("{alert:?}"))
+}
+
+fn snake_case(camel_case: &str) -> String {
     let mut name = String::new();
-    for letter in format!("{alert:?}").chars() {
+    for letter in camel_case.chars() {
         if letter.is_ascii_uppercase() && !name.is_empty() {
             name.push('_');
         }
@@ -244,7 +282,9 @@ fn alert_name(alert: AlertDescription) -> String {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use rustls::{InvalidMessage, OtherError, PeerIncompatible, pki_types::ServerName};
+    use rustls::{
+        InvalidMessage, OtherError, PeerIncompatible, PeerMisbehaved, pki_types::ServerName,
+    };
 
     use super::*;
 
@@ -358,6 +398,18 @@ mod tests {
             (
                 Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig),
                 "ponger does not support a TLS version that is allowed here (minTlsVersion)",
+            ),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+                "ponger does not support what is needed here: no cipher suites in common",
+            ),
+            (
+                Error::InvalidMessage(InvalidMessage::MissingData("ServerHello")),
+                "ponger sent a TLS message that is not well-formed: missing data",
+            ),
+            (
+                Error::PeerMisbehaved(PeerMisbehaved::InvalidKeyShare),
+                "ponger does not keep to the TLS protocol: invalid key share",
             ),
             (Error::HandshakeNotComplete, "TLS with ponger failed: "),
             (Error::DecryptError, "TLS with ponger failed: "),
