@@ -12,7 +12,7 @@ impl FailureReason {
                  is allowed (port 53, UDP and TCP)."
             }
             Self::ConnectRefused => {
-                "Start ponger, or correct the port. In Kubernetes, check that the Service has \
+                "Start the server, or correct the port. In Kubernetes, check that the Service has \
                  ready endpoints."
             }
             Self::ConnectUnreachable => {
@@ -38,11 +38,11 @@ impl FailureReason {
             }
             Self::TlsNotYetValid => "Compare the clocks of both sides, or wait.",
             Self::TlsWrongName => {
-                "Issue ponger's certificate for the host in `ponger.url`, or set \
+                "Issue the server's certificate for the host in `ponger.url`, or set \
                  `ponger.serverName` to a name that it has."
             }
             Self::TlsWrongId => {
-                "Compare `ponger.serverId` with the URI in ponger's certificate (both contain the \
+                "Compare `ponger.serverId` with the URI in the server's certificate (both contain the \
                  namespace), and correct one of them."
             }
             Self::TlsNoCertificate => {
@@ -58,7 +58,7 @@ impl FailureReason {
                  correct the URL. Or no TLS version is common: see `minTlsVersion`."
             }
             Self::TlsTimeout => {
-                "Check the CPU and the open connections of ponger. If `cause` says that what was \
+                "Check the CPU and the open connections of the server. If `cause` says that what was \
                  sent is not acknowledged, or other clients are served, check the MTU and \
                  firewalls on the way."
             }
@@ -71,13 +71,13 @@ impl FailureReason {
                  For another service, compare `cause` with `expect.*`."
             }
             Self::Reset => {
-                "ponger or something between closed the connection. Check restarts and \
+                "The server or something between closed the connection. Check its restarts, and in ponger \
                  `ponger_connections_rejected_total` (`service.maxConnections`). With \
                  `ponger.keepAlive`, it must be shorter than `service.idleTimeout` and any load \
                  balancer's."
             }
             Self::RequestTimeout => {
-                "Check the load of ponger (`ponger_request_duration_seconds`) and the network \
+                "Check the load of the server (in ponger, `ponger_request_duration_seconds`) and the network \
                  after the handshake."
             }
             Self::Shutdown => {
