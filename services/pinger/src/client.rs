@@ -10,7 +10,7 @@ use actix_web::error::ParseError;
 use awc::{
     Connector,
     error::{PayloadError, SendRequestError},
-    http::header::{CONTENT_LENGTH, USER_AGENT},
+    http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT},
 };
 use chassis::{
     failure::{Failure, FailureReason},
@@ -22,7 +22,7 @@ use crate::{
     config::{Config, Target},
     connector::{ConnectorTls, PingConnector},
     expect::{DENIALS, Expect, excerpt},
-    phase::Trace,
+    phase::{Response, Trace},
 };
 
 /// The largest response body that is read, in bytes. `pong` has four, the status of another service
@@ -69,10 +69,23 @@ impl PingClient {
         config: &Config,
         keep_alive: Duration,
     ) -> Self {
+        let connect_to = match target.endpoint {
+            Some(endpoint) => endpoint.ip().to_string(),
+            None => target.host.clone(),
+        };
+        let timeout = config.connect_timeout.0;
+        let connector = PingConnector::new(connect_to, target.port, tls, timeout);
+        Self::with_connector(connector, target, config, keep_alive)
+    }
+
+    /// As [`PingClient::new`], which connects by `connector`.
+    pub fn with_connector(
+        connector: PingConnector,
+        target: &Target,
+        config: &Config,
+        keep_alive: Duration,
+    ) -> Self {
         let Target { host, port, path, endpoint, .. } = target;
-        let connect_to =
-            endpoint.map_or_else(|| host.clone(), |endpoint| endpoint.ip().to_string());
-        let connector = PingConnector::new(connect_to, *port, tls, config.connect_timeout.0);
         let http = awc::Client::builder()
             .connector(
                 Connector::new()
@@ -106,10 +119,11 @@ impl PingClient {
         let response = timeout(self.timeout, self.exchange()).await;
         let unacknowledged = self.connector.end();
         let result = response.unwrap_or_else(|_| {
-            let Trace { phase, failed_attempts, .. } = self.connector.trace();
+            let trace = self.connector.trace();
+            let phase = trace.phase;
             let mut causes =
                 vec![format!("timed out after {:?} in phase {}", self.timeout, phase.label())];
-            causes.extend(failed_attempts);
+            causes.extend(trace.failed_attempts().map(|failure| failure.cause.clone()));
             causes.extend(unacknowledged);
             Err(Failure::new(phase.timeout_reason(), causes.join("; ")))
         });
@@ -129,6 +143,7 @@ impl PingClient {
     }
 
     async fn exchange(&self) -> Result<(), Failure> {
+        let peer = self.connector.peer();
         let mut request = self.http.get(&*self.url);
         if !self.keep_alive {
             request = request.force_close();
@@ -139,66 +154,92 @@ impl PingClient {
             .headers()
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
-        self.connector.record_status(status);
-        let head = self.expect.check_head(status, response.headers());
+        let head = Response {
+            version: response.version(),
+            status,
+            headers: response.headers().clone(),
+            body: None,
+            is_too_long: false,
+        };
+        self.connector.record_response(head.clone());
+        let checked = self.expect.check_head(peer, status, response.headers());
+        let is_chunked = response.headers().contains_key(TRANSFER_ENCODING);
         let body = response.body().limit(MAX_BODY).await;
+        let received = match &body {
+            Ok(body) => Response { body: Some(body.clone()), ..head },
+            Err(error) => Response { is_too_long: matches!(error, PayloadError::Overflow), ..head },
+        };
+        self.connector.record_response(received);
         if DENIALS.contains(&status) && status != self.expect.status {
-            let cause = body.as_deref().map_or(String::new(), excerpt);
+            let cause = match body.as_deref().map(excerpt) {
+                Ok(text) if !text.is_empty() => format!(": {text}"),
+                _ => String::new(),
+            };
             return Err(Failure::new(
                 FailureReason::Denied,
-                format!("ponger denied access to this identity: {cause}"),
+                format!("{peer} denied access to this identity{cause}"),
             ));
         }
-        head?;
+        checked?;
         match body {
             // awc accepts a body that was cut off.
-            Ok(body) if content_length.is_some_and(|length: usize| body.len() < length) => {
+            Ok(body)
+                if content_length.is_some_and(|length: usize| body.len() < length)
+                    || is_chunked && self.connector.trace().is_closed =>
+            {
                 Err(Failure::new(
                     FailureReason::Reset,
-                    "ponger closed the connection before its response was complete",
+                    format!("{peer} closed the connection before its response was complete"),
                 ))
             }
-            Ok(body) => self.expect.check_body(&body),
+            Ok(body) => self.expect.check_body(peer, &body),
             Err(error) => Err(self.classify_body(&error)),
         }
     }
 
     fn classify_send(&self, error: &SendRequestError) -> Failure {
         // The connector's failure is more precise than awc's.
-        if let Some(failure) = self.connector.trace().failure {
+        let (peer, mut trace) = (self.connector.peer(), self.connector.trace());
+        if let Some(failure) = trace.failure.take() {
             return failure;
         }
         match error {
+            SendRequestError::Response(ParseError::TooLarge) => Failure::new(
+                FailureReason::Body,
+                format!("{peer}'s response has too many headers, or too long ones"),
+            ),
             SendRequestError::Response(error)
                 if !matches!(error, ParseError::Incomplete | ParseError::Io(_)) =>
             {
                 Failure::new(
                     FailureReason::Body,
-                    format!("ponger's response is not HTTP/1.1: {error}"),
+                    format!("{peer}'s response is not HTTP/1.1{}", start_of(&trace)),
                 )
             }
             _ => Failure::new(
                 FailureReason::Reset,
-                "ponger closed the connection before it responded",
+                format!("{peer} closed the connection before it responded"),
             ),
         }
     }
 
     fn classify_body(&self, error: &PayloadError) -> Failure {
-        if let Some(failure) = self.connector.trace().failure {
+        let (peer, mut trace) = (self.connector.peer(), self.connector.trace());
+        if let Some(failure) = trace.failure.take() {
             return failure;
         }
         match error {
             PayloadError::Overflow => Failure::new(
                 FailureReason::Body,
-                format!("ponger's response is longer than {MAX_BODY} bytes"),
+                format!("{peer}'s response is longer than {MAX_BODY} bytes"),
             ),
-            PayloadError::EncodingCorrupted => {
-                Failure::new(FailureReason::Body, "ponger's response is not HTTP/1.1")
-            }
+            PayloadError::EncodingCorrupted => Failure::new(
+                FailureReason::Body,
+                format!("{peer}'s response is not HTTP/1.1{}", start_of(&trace)),
+            ),
             _ => Failure::new(
                 FailureReason::Reset,
-                "ponger closed the connection before its response was complete",
+                format!("{peer} closed the connection before its response was complete"),
             ),
         }
     }
@@ -211,5 +252,17 @@ impl PingClient {
     /// The certificates of the connection that the last ping used.
     pub fn credentials(&self) -> Option<Rc<ConnectionCredentials<ClientTls>>> {
         self.connector.trace().info?.credentials
+    }
+}
+
+/// What the response of a ping begins with, for a person; nothing if nothing arrived.
+fn start_of(trace: &Trace) -> String {
+    let start = trace.response_start.as_slice();
+    // The type of the first frame of HTTP/2 is SETTINGS, of stream 0 (RFC 9113, 3.4).
+    let is_http_2 = matches!(start, [0, 0, _, 4, _, 0, 0, 0, 0, ..]);
+    match start {
+        [] => String::new(),
+        _ if is_http_2 => "; it is HTTP/2".to_owned(),
+        _ => format!("; it begins with `{}`", excerpt(start)),
     }
 }

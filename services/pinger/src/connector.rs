@@ -17,7 +17,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_rt::net::{ActixStream, Ready, TcpStream};
@@ -39,8 +39,9 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    first_bytes::FirstBytes,
     interim::Start,
-    phase::{ConnectionInfo, Phase, Trace},
+    phase::{Attempt, ConnectionInfo, Phase, Response, Trace},
     resolver::Resolver,
     tcp_info::TcpInfo,
 };
@@ -50,6 +51,8 @@ use crate::{
 pub struct PingConnector(Rc<Inner>);
 
 struct Inner {
+    /// What failures call the server.
+    peer: &'static str,
     host: String,
     port: u16,
     tls: Option<ConnectorTls>,
@@ -87,8 +90,24 @@ impl PingConnector {
         tls: Option<ConnectorTls>,
         connect_timeout: Duration,
     ) -> Self {
+        Self::to_peer("ponger", host, port, tls, connect_timeout)
+    }
+
+    /// As [`PingConnector::new`]; failures call the server `peer`.
+    pub fn to_peer(
+        peer: &'static str,
+        host: String,
+        port: u16,
+        tls: Option<ConnectorTls>,
+        connect_timeout: Duration,
+    ) -> Self {
         let (trace, socket) = (RefCell::default(), RefCell::default());
-        Self(Rc::new(Inner { host, port, tls, connect_timeout, trace, socket }))
+        Self(Rc::new(Inner { peer, host, port, tls, connect_timeout, trace, socket }))
+    }
+
+    /// What failures call the server.
+    pub fn peer(&self) -> &'static str {
+        self.0.peer
     }
 
     /// Begins the trace of a new ping.
@@ -120,9 +139,9 @@ impl PingConnector {
         *self.0.socket.borrow_mut() = tcp.as_fd().try_clone_to_owned().ok();
     }
 
-    /// Records the status code of the response.
-    pub(crate) fn record_status(&self, status: u16) {
-        self.0.trace.borrow_mut().status = Some(status);
+    /// Records the response.
+    pub(crate) fn record_response(&self, response: Response) {
+        self.0.trace.borrow_mut().response = Some(response);
     }
 
     async fn connect(self) -> Result<Stream, Failure> {
@@ -131,6 +150,7 @@ impl PingConnector {
         *inner.trace.borrow_mut() = Trace::default();
         inner.trace.borrow_mut().enter(Phase::Resolve);
         let addresses = Resolver::system().resolve(&inner.host, inner.port).await?;
+        inner.trace.borrow_mut().addresses.clone_from(&addresses);
         inner.trace.borrow_mut().enter(Phase::Connect);
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
@@ -154,9 +174,10 @@ impl PingConnector {
         let used = tls.identity.current();
         let config = tls.config.as_ref().unwrap_or(&used.tls.config);
         let stream = TlsConnector::from(Arc::clone(config))
-            .connect(used.tls.server_name.clone(), tcp)
+            .connect(used.tls.server_name.clone(), FirstBytes::new(tcp))
+            .into_fallible()
             .await
-            .map_err(|error| classify::from_io("ponger", &error))?;
+            .map_err(|(error, tcp)| self.classify_handshake(&error, &tcp))?;
         let connection = stream.get_ref().1;
         info.handshake = Some(HandshakeInfo::from_connection(connection));
         info.credentials = Some(Rc::new(ConnectionCredentials::new(
@@ -170,22 +191,50 @@ impl PingConnector {
         Ok(Stream { kind: Kind::Tls(Box::new(stream)), unread: Vec::new(), info, connector: self })
     }
 
+    fn classify_handshake(&self, error: &io::Error, tcp: &FirstBytes) -> Failure {
+        let peer = self.0.peer;
+        let Some(line) = tcp.line_without_tls() else {
+            let ended = match error.kind() {
+                io::ErrorKind::UnexpectedEof => "closed",
+                io::ErrorKind::ConnectionReset => "reset",
+                _ => return classify::from_io(peer, error),
+            };
+            let cause = format!("{peer} {ended} the connection during the TLS handshake");
+            return Failure::new(FailureReason::Reset, cause);
+        };
+        let protocol = if line.starts_with("HTTP/") { ", but plain HTTP" } else { "" };
+        Failure::new(
+            FailureReason::TlsProtocol,
+            format!("{peer} did not speak TLS{protocol}: it sent `{line}`"),
+        )
+    }
+
     /// Tries each address in turn, and records each that failed.
     async fn connect_any(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
-        let mut reason = FailureReason::ConnectFailed;
         for address in addresses {
-            let failure = match timeout(self.0.connect_timeout, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => Failure::from_connect(*address, &error),
-                Err(_) => Failure::new(
+            let began = Instant::now();
+            let connected = timeout(self.0.connect_timeout, TcpStream::connect(address)).await;
+            let result = match connected {
+                Ok(connected) => connected.map_err(|error| Failure::from_connect(*address, &error)),
+                Err(_) => Err(Failure::new(
                     FailureReason::ConnectTimeout,
                     format!("{address}: no answer in {:?}", self.0.connect_timeout),
-                ),
+                )),
             };
-            reason = failure.reason;
-            self.0.trace.borrow_mut().failed_attempts.push(failure.cause);
+            self.0.trace.borrow_mut().attempts.push(Attempt {
+                address: *address,
+                duration: began.elapsed(),
+                failure: result.as_ref().err().cloned(),
+            });
+            if let Ok(stream) = result {
+                return Ok(stream);
+            }
         }
-        Err(Failure::new(reason, self.0.trace.borrow().failed_attempts.join("; ")))
+        let trace = self.0.trace.borrow();
+        let reason = trace.failed_attempts().last().map(|failure| failure.reason);
+        let causes: Vec<_> =
+            trace.failed_attempts().map(|failure| failure.cause.as_str()).collect();
+        Err(Failure::new(reason.unwrap_or(FailureReason::ConnectFailed), causes.join("; ")))
     }
 }
 
@@ -221,7 +270,7 @@ pub struct Stream {
 }
 
 enum Kind {
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<FirstBytes>>),
     Plain(TcpStream),
 }
 
@@ -234,7 +283,7 @@ impl fmt::Debug for Stream {
 impl Stream {
     fn tcp(&self) -> &TcpStream {
         match &self.kind {
-            Kind::Tls(stream) => stream.get_ref().0,
+            Kind::Tls(stream) => stream.get_ref().0.tcp(),
             Kind::Plain(stream) => stream,
         }
     }
@@ -243,7 +292,7 @@ impl Stream {
         let mut trace = self.connector.0.trace.borrow_mut();
         if trace.failure.is_none() {
             trace.certificate_rejected = classify::is_certificate_rejection(error);
-            trace.fail(classify::from_io("ponger", error));
+            trace.fail(classify::from_io(self.connector.0.peer, error));
         }
     }
 
@@ -302,12 +351,10 @@ impl AsyncRead for Stream {
         match &read {
             Poll::Ready(Err(error)) => self.fail(error),
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                let mut trace = self.connector.0.trace.borrow_mut();
-                if trace.phase == Phase::Processing {
-                    trace.enter(Phase::Transfer);
-                }
+                self.connector.0.trace.borrow_mut().received(&buffer.filled()[before..]);
             }
-            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.connector.0.trace.borrow_mut().is_closed = true,
+            Poll::Pending => {}
         }
         read
     }

@@ -67,10 +67,15 @@ impl Expect {
         Ok(())
     }
 
-    /// Checks status and headers of a response.
-    pub(crate) fn check_head(&self, status: u16, headers: &HeaderMap) -> Result<(), Failure> {
+    /// Checks status and headers of a response of `peer`.
+    pub(crate) fn check_head(
+        &self,
+        peer: &str,
+        status: u16,
+        headers: &HeaderMap,
+    ) -> Result<(), Failure> {
         if status != self.status {
-            let cause = format!("ponger answered with status {status}, not {}", self.status);
+            let cause = format!("{peer} answered with status {status}, not {}", self.status);
             return Err(Failure::new(FailureReason::Status, cause));
         }
         let Some(ExpectedHeader { name, value }) = &self.header else { return Ok(()) };
@@ -78,9 +83,9 @@ impl Expect {
             return Ok(());
         }
         let cause = match headers.get(name) {
-            None => format!("ponger's response has no header `{name}`"),
+            None => format!("{peer}'s response has no header `{name}`"),
             Some(found) => format!(
-                "ponger answered with header `{name}: {}`, not `{}`",
+                "{peer} answered with header `{name}: {}`, not `{}`",
                 excerpt(found.as_bytes()),
                 excerpt(value.as_bytes())
             ),
@@ -88,8 +93,8 @@ impl Expect {
         Err(Failure::new(FailureReason::Header, cause))
     }
 
-    /// Checks the body of a response.
-    pub(crate) fn check_body(&self, body: &[u8]) -> Result<(), Failure> {
+    /// Checks the body of a response of `peer`.
+    pub(crate) fn check_body(&self, peer: &str, body: &[u8]) -> Result<(), Failure> {
         let (body, text) = (body.trim_ascii(), self.body.trim_ascii().as_bytes());
         let (is_match, relation) = match self.body_match {
             BodyMatch::Exact => (body == text, "not"),
@@ -104,7 +109,7 @@ impl Expect {
         if is_match {
             return Ok(());
         }
-        let cause = format!("ponger answered `{}`, {relation} `{}`", excerpt(body), excerpt(text));
+        let cause = format!("{peer} answered `{}`, {relation} `{}`", excerpt(body), excerpt(text));
         Err(Failure::new(FailureReason::Body, cause))
     }
 }
@@ -168,10 +173,14 @@ mod tests {
         ] {
             let expect = expect(text, body_match);
             for body in matching {
-                assert_eq!(expect.check_body(body.as_bytes()), Ok(()), "{text:?} {body:?}");
+                assert_eq!(
+                    expect.check_body("ponger", body.as_bytes()),
+                    Ok(()),
+                    "{text:?} {body:?}"
+                );
             }
             for body in other {
-                let failure = expect.check_body(body.as_bytes()).unwrap_err();
+                let failure = expect.check_body("ponger", body.as_bytes()).unwrap_err();
                 assert_eq!(failure.reason, FailureReason::Body, "{text:?} {body:?}");
                 let quoted = format!(" `{}`", excerpt(text.as_bytes()));
                 assert!(failure.cause.ends_with(&quoted), "{failure}");
@@ -182,7 +191,7 @@ mod tests {
     #[test]
     fn a_body_that_does_not_match_is_quoted_in_part_and_without_control_characters() {
         let body = format!("\u{1b}[31m{}", "x".repeat(10_000));
-        let failure = Expect::default().check_body(body.as_bytes()).unwrap_err();
+        let failure = Expect::default().check_body("ponger", body.as_bytes()).unwrap_err();
         assert!(failure.cause.len() < 500, "{failure}");
         assert!(!failure.cause.contains('\u{1b}'), "{failure}");
     }
@@ -208,16 +217,16 @@ mod tests {
         let expect = Expect { header: Some(header), ..Expect::default() };
         let name = HeaderName::from_static("via");
         let mut headers = HeaderMap::new();
-        let missing = expect.check_head(200, &headers).unwrap_err();
+        let missing = expect.check_head("ponger", 200, &headers).unwrap_err();
         assert_eq!(missing.reason, FailureReason::Header);
         assert!(missing.cause.contains("has no header `via`"), "{missing}");
         headers.append(name.clone(), HeaderValue::from_static("a"));
-        let other = expect.check_head(200, &headers).unwrap_err();
+        let other = expect.check_head("ponger", 200, &headers).unwrap_err();
         assert!(other.cause.contains("`via: a`, not `b`"), "{other}");
         headers.append(name, HeaderValue::from_static("b"));
-        assert_eq!(expect.check_head(200, &headers), Ok(()));
+        assert_eq!(expect.check_head("ponger", 200, &headers), Ok(()));
         // The status comes first.
-        let status = expect.check_head(404, &headers).unwrap_err();
+        let status = expect.check_head("ponger", 404, &headers).unwrap_err();
         assert_eq!(status.reason, FailureReason::Status);
         assert!(status.cause.ends_with("status 404, not 200"), "{status}");
     }

@@ -5,6 +5,7 @@
 //! - [`phase`]: the phases of a ping, and what is recorded of one
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
 //! - [`resolver`]: addresses of a name
+//! - `first_bytes`: keeps what a server sent first, which may not be TLS
 //! - `interim`: skips interim responses (1xx)
 //! - `tcp_info`: what Linux knows about a TCP connection
 //! - [`expect`]: the response that counts as a pong
@@ -26,6 +27,7 @@ pub mod connector;
 mod endpoint_metrics;
 pub mod endpoints;
 pub mod expect;
+mod first_bytes;
 pub mod history;
 mod interim;
 pub mod page;

@@ -6,10 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_web::{
+    http::{Version, header::HeaderMap},
+    web::Bytes,
+};
 use chassis::{
     failure::{Failure, FailureReason},
     tls::{client::ClientTls, credentials::ConnectionCredentials, handshake_info::HandshakeInfo},
 };
+
+/// How many bytes of a response are kept to say what it is, if it is not HTTP/1.1.
+const MAX_RESPONSE_START: usize = 64;
 
 /// A phase of a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +74,32 @@ pub struct ConnectionInfo {
     pub credentials: Option<Rc<ConnectionCredentials<ClientTls>>>,
 }
 
+/// An attempt to connect to an address.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it failed; `None` if it did not.
+    pub failure: Option<Failure>,
+}
+
+/// A response, as far as it arrived.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The protocol's version.
+    pub version: Version,
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, if it arrived and is not longer than is read.
+    pub body: Option<Bytes>,
+    /// Whether the body is longer than is read.
+    pub is_too_long: bool,
+}
+
 /// What was recorded of one ping.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
@@ -78,10 +111,16 @@ pub struct Trace {
     pub info: Option<ConnectionInfo>,
     /// Whether that connection was there before.
     pub reused: bool,
-    /// The status code of the response.
-    pub status: Option<u16>,
-    /// The addresses that could not be connected to, each with its cause.
-    pub failed_attempts: Vec<String>,
+    /// The response, as far as it arrived.
+    pub response: Option<Response>,
+    /// Whether the server closed the connection while more was read.
+    pub is_closed: bool,
+    /// The addresses that the name was resolved to.
+    pub addresses: Vec<SocketAddr>,
+    /// The attempts to connect to them, in turn.
+    pub attempts: Vec<Attempt>,
+    /// The first bytes of the response.
+    pub response_start: Vec<u8>,
     /// The first failure.
     pub failure: Option<Failure>,
     /// Whether that was an alert about this end's certificate.
@@ -95,6 +134,20 @@ impl Trace {
         self.leave();
         self.phase = phase;
         self.began = Some(Instant::now());
+    }
+
+    /// The failures of the addresses that could not be connected to.
+    pub fn failed_attempts(&self) -> impl Iterator<Item = &Failure> {
+        self.attempts.iter().filter_map(|attempt| attempt.failure.as_ref())
+    }
+
+    /// Records that `bytes` of the response were received.
+    pub(crate) fn received(&mut self, bytes: &[u8]) {
+        if self.phase == Phase::Processing {
+            self.enter(Phase::Transfer);
+        }
+        let missing = MAX_RESPONSE_START.saturating_sub(self.response_start.len());
+        self.response_start.extend_from_slice(&bytes[..bytes.len().min(missing)]);
     }
 
     /// The phase that took longest, of those that ended.

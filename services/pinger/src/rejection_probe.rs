@@ -84,7 +84,8 @@ impl ProbeResult {
     pub fn from_outcome(outcome: &Outcome) -> Self {
         let handshake_done =
             outcome.trace.info.as_ref().is_some_and(|info| info.handshake.is_some());
-        let is_rejection = outcome.trace.status.is_some_and(|status| REJECTIONS.contains(&status));
+        let response = outcome.trace.response.as_ref();
+        let is_rejection = response.is_some_and(|response| REJECTIONS.contains(&response.status));
         match outcome.result.as_ref().map_err(|failure| failure.reason) {
             _ if !handshake_done => Self::Inconclusive,
             Err(FailureReason::Denied | FailureReason::Status) if is_rejection => Self::Rejected,
