@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 
 use crate::{config::DEFAULT_FILE, error::without_keys};
 
@@ -19,17 +19,6 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Parses the command line of `service`; exits for `--help`, `--version` and usage errors.
-    pub fn parse_for(service: &'static str, about: &'static str, version: &'static str) -> Self {
-        let prefix = service.to_uppercase();
-        let command = Self::command().name(service).about(about).version(version).after_help(format!(
-            "Every configuration key can be set as an environment variable, such as {prefix}__METRICS__PORT.\n\
-             Exit codes: 0 success, 1 runtime error, 2 usage error, 78 invalid configuration (EX_CONFIG)"
-        ));
-        let matches = command.try_get_matches();
-        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|e| exit(&e))
-    }
-
     /// Prints what `--check-config` found to be valid.
     pub fn print_valid(&self) {
         let default = Path::new(DEFAULT_FILE);
@@ -37,6 +26,22 @@ impl Cli {
         let source = file.map_or("environment".into(), |file| file.display().to_string());
         println!("{source}: configuration, certificates and keys are valid");
     }
+}
+
+/// Parses the command line of `service`, [`Cli`] with or without subcommands; exits for `--help`,
+/// `--version` and usage errors.
+pub fn parse_for<C: Parser>(
+    service: &'static str,
+    about: &'static str,
+    version: &'static str,
+) -> C {
+    let prefix = service.to_uppercase();
+    let command = C::command().name(service).about(about).version(version).after_help(format!(
+        "Every configuration key can be set as an environment variable, such as {prefix}__METRICS__PORT.\n\
+         Exit codes: 0 success, 1 runtime error, 2 usage error, 78 invalid configuration (EX_CONFIG)"
+    ));
+    let matches = command.try_get_matches();
+    matches.and_then(|matches| C::from_arg_matches(&matches)).unwrap_or_else(|e| exit(&e))
 }
 
 /// Prints help, version or a usage error, and exits. The argument in an error may be a private key.

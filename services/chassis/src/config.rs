@@ -55,19 +55,54 @@ pub fn load<C>(
 where
     C: DeserializeOwned + Default + Serialize,
 {
-    let keys = keys::<C>();
-    let prefix = format!("{}__", name.to_uppercase());
-    let variables = variables(&keys, &prefix, environment)?;
-    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-    let is_absent = matches!(path.try_exists(), Ok(false));
-    let mut builder = Config::builder();
-    let mut sources = Vec::new();
-    if file.is_none() && variables.is_empty() && is_absent {
-        return Err(ConfigError::new(path.display(), "there is no such file").hint(format!(
+    let default = Path::new(DEFAULT_FILE);
+    let is_absent = matches!(file.unwrap_or(default).try_exists(), Ok(false));
+    let file = if is_absent { file } else { file.or(Some(default)) };
+    let prefix = prefix(name);
+    let variables = variables(&keys::<C>(), &prefix, environment)?;
+    if file.is_none() && variables.is_empty() {
+        return Err(ConfigError::new(default.display(), "there is no such file").hint(format!(
             "give the path of a configuration with --config FILE, or set variables {prefix}*"
         )));
     }
-    if file.is_some() || !is_absent {
+    merge(name, file, variables, validate)
+}
+
+/// As [`load`], where there need be no source, and without validation of the whole: without `file`, no
+/// file is read.
+///
+/// # Errors
+/// The first fault of a source.
+pub fn load_named<C>(
+    name: &str,
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<C, ConfigError>
+where
+    C: DeserializeOwned + Default + Serialize,
+{
+    let variables = variables(&keys::<C>(), &prefix(name), environment)?;
+    merge(name, file, variables, |_| Ok(()))
+}
+
+fn prefix(name: &str) -> String {
+    format!("{}__", name.to_uppercase())
+}
+
+/// Merges the defaults, `file` and `variables`.
+fn merge<C>(
+    name: &str,
+    file: Option<&Path>,
+    variables: Map<String, String>,
+    validate: impl FnOnce(&C) -> Result<(), ConfigError>,
+) -> Result<C, ConfigError>
+where
+    C: DeserializeOwned + Default + Serialize,
+{
+    let (keys, prefix) = (keys::<C>(), prefix(name));
+    let mut builder = Config::builder();
+    let mut sources = Vec::new();
+    if let Some(path) = file {
         let file = path.display().to_string();
         builder = builder.add_source(read(path)?);
         // By itself first, so that each fault is attributed to its source.

@@ -203,6 +203,27 @@ impl Config {
         config::load(crate::NAME, file, std::env::vars_os(), Self::validate)
     }
 
+    /// As [`Config::load`], with what `change` changes in it before it is validated. With `is_complete`,
+    /// there need be neither file nor environment, and a file is only read if it is named.
+    ///
+    /// # Errors
+    /// The first fault that is found.
+    pub fn load_changed(
+        file: Option<&Path>,
+        is_complete: bool,
+        change: impl FnOnce(&mut Self),
+    ) -> Result<Self, ConfigError> {
+        let (name, environment) = (crate::NAME, std::env::vars_os());
+        let mut config: Self = if is_complete {
+            config::load_named(name, file, environment)?
+        } else {
+            config::load(name, file, environment, |_| Ok(()))?
+        };
+        change(&mut config);
+        config.validate()?;
+        Ok(config)
+    }
+
     /// Reads and verifies the certificates and keys as well.
     ///
     /// # Errors

@@ -19,11 +19,13 @@
 //! - [`history`]: the latest pings and failures, in memory of fixed size
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
 //! - [`page`]: the live page
+//! - [`diagnose`]: `pinger diagnose`, one ping explained
 
 pub mod client;
 pub mod client_factory;
 pub mod config;
 pub mod connector;
+pub mod diagnose;
 mod endpoint_metrics;
 pub mod endpoints;
 pub mod expect;

@@ -1,7 +1,7 @@
 //! ponger: read the configuration, load the certificates, listen, answer until a signal to stop.
 
 use chassis::{
-    cli::Cli,
+    cli::{self, Cli},
     process,
     signals::Signals,
     telemetry::{self, LogGuard},
@@ -24,7 +24,7 @@ async fn run() -> anyhow::Result<u8> {
 
 /// Returns `None` if the configuration was only to be checked.
 fn start() -> anyhow::Result<Option<(Application, LogGuard)>> {
-    let cli = Cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
+    let cli: Cli = cli::parse_for(NAME, env!("CARGO_PKG_DESCRIPTION"), env!("CARGO_PKG_VERSION"));
     let config = Config::load(cli.config.as_deref())?;
     if cli.check_config {
         config.preflight()?;

@@ -1,11 +1,12 @@
 //! pinger as it behaves: in this process, against ponger or against servers that follow a script. Only
-//! [`process`] starts the program.
+//! [`process`] and [`diagnose`] start the program.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
 mod alerts;
+mod diagnose;
 // Linux alone has all of 127.0.0.0/8 on its loopback interface.
 #[cfg(target_os = "linux")]
 mod endpoints;

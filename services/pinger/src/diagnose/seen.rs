@@ -1,0 +1,241 @@
+//! Makes the report from what was seen of a ping.
+
+use actix_web::web::Bytes;
+use chassis::{
+    failure::{Failure, FailureReason},
+    tls::{
+        cert_info::CertInfo,
+        client::ClientTls,
+        explain::{ExplainedChain, explain},
+        identity::Identity,
+        observer::ObservedHandshake,
+        peer_id::sanitize,
+    },
+};
+use rustls::pki_types::UnixTime;
+
+use super::{
+    args::DiagnoseArgs,
+    hint::split_hint,
+    report::{
+        Expected, Report, ReportedAddress, ReportedCertificate, ReportedChain,
+        ReportedClientCertificate, ReportedFailure, ReportedPhase, ReportedResponse, ReportedTls,
+    },
+};
+use crate::{
+    client::Outcome,
+    config::{Config, Target},
+    expect::{BodyMatch, excerpt},
+    phase::Phase,
+};
+
+/// The headers that are reported: what a person needs to understand a response.
+const HEADERS: [&str; 6] =
+    ["content-type", "content-length", "location", "server", "via", "www-authenticate"];
+
+/// What was seen of a ping, and what it was to be.
+pub(super) struct Seen<'a> {
+    pub(super) args: &'a DiagnoseArgs,
+    pub(super) config: &'a Config,
+    pub(super) target: &'a Target,
+    pub(super) identity: Option<&'a Identity<ClientTls>>,
+    pub(super) now: UnixTime,
+    pub(super) outcome: &'a Outcome,
+    pub(super) handshake: &'a ObservedHandshake,
+}
+
+impl Seen<'_> {
+    pub(super) fn report(&self) -> Report {
+        let explained = self.explained_chain();
+        let good = self.is_good();
+        Report {
+            url: self.url(),
+            good,
+            failure: if good { None } else { self.failure(explained.as_ref()) },
+            duration_ms: millis(self.outcome.duration),
+            expected: self.expected(),
+            addresses: self.addresses(),
+            phases: self.phases(),
+            tls: self.tls(),
+            chain: explained.map(|chain| self.chain(chain)),
+            client_certificate: self.identity.map(|identity| self.client_certificate(identity)),
+            response: self.response(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Option<u16> {
+        self.outcome.trace.response.as_ref().map(|response| response.status)
+    }
+
+    fn is_good(&self) -> bool {
+        match &self.outcome.result {
+            Ok(()) => true,
+            Err(Failure { reason: FailureReason::Status, .. }) => {
+                self.args.accepts_any_success()
+                    && self.status().is_some_and(|status| (200..300).contains(&status))
+            }
+            // Of a body that does not matter, the length does not either.
+            Err(Failure { reason: FailureReason::Body, .. }) => {
+                let response = self.outcome.trace.response.as_ref();
+                self.config.expect.body_match == BodyMatch::Any
+                    && response.is_some_and(|response| response.is_too_long)
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn failure(&self, chain: Option<&ExplainedChain>) -> Option<ReportedFailure> {
+        let failure = self.outcome.result.as_ref().err()?;
+        let stopped = chain.and_then(|chain| Some((chain, chain.stopped.as_ref()?)));
+        let cause = match (failure.reason, stopped) {
+            (_, Some((chain, stopped))) => {
+                let info = chain.certificates[stopped.position].info.as_ref();
+                let subject = info.map_or(String::new(), |info| format!(", {},", info.subject));
+                format!(
+                    "certificate {} of the server's chain{subject} {}",
+                    stopped.position + 1,
+                    stopped.reason
+                )
+            }
+            (FailureReason::Status, None) if self.args.accepts_any_success() => {
+                failure.cause.replace(", not 200", ", not 2xx")
+            }
+            _ => failure.cause.clone(),
+        };
+        let (cause, hint) = split_hint(self, failure, &cause);
+        let (phase, reason) = (self.outcome.trace.phase.label(), failure.reason.label());
+        Some(ReportedFailure { phase, reason, cause, hint })
+    }
+
+    fn url(&self) -> String {
+        let Target { host, port, path, .. } = self.target;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let scheme = if self.identity.is_some() { "https" } else { "http" };
+        sanitize(&format!("{scheme}://{host}:{port}{path}")).into_owned()
+    }
+
+    fn expected(&self) -> Expected {
+        let ponger = &self.config.ponger;
+        let name = self.target.server_name.as_ref();
+        let status = match self.args.expect_status {
+            Some(status) => status.to_string(),
+            None if self.args.accepts_any_success() => "2xx".to_owned(),
+            None => self.config.expect.status.to_string(),
+        };
+        let trust = self.identity.and_then(|identity| identity.trust.as_ref());
+        Expected {
+            trust_bundle: ponger.accept_cert.as_ref().map(|path| path.display().to_string()),
+            roots: trust.map(|trust| trust.active_count(self.now)),
+            server_name: name.map(|name| name.to_str().into_owned()),
+            server_id: ponger.server_id.as_ref().map(|id| id.trim().to_owned()),
+            status,
+        }
+    }
+
+    fn addresses(&self) -> Vec<ReportedAddress> {
+        let trace = &self.outcome.trace;
+        let attempts = trace.attempts.iter().map(|attempt| ReportedAddress {
+            address: attempt.address.to_string(),
+            result: if attempt.failure.is_some() { "failed" } else { "connected" },
+            cause: attempt.failure.as_ref().map(|failure| {
+                let prefix = format!("{}: ", attempt.address);
+                failure.cause.strip_prefix(&prefix).unwrap_or(&failure.cause).to_owned()
+            }),
+            duration_ms: Some(millis(attempt.duration)),
+        });
+        let tried = trace.attempts.len();
+        let rest = trace.addresses.iter().skip(tried).enumerate().map(|(position, address)| {
+            let in_progress = position == 0 && trace.phase == Phase::Connect;
+            ReportedAddress {
+                address: address.to_string(),
+                result: if in_progress { "timeout" } else { "not_tried" },
+                cause: None,
+                duration_ms: None,
+            }
+        });
+        attempts.chain(rest).collect()
+    }
+
+    fn phases(&self) -> Vec<ReportedPhase> {
+        let times = self.outcome.trace.times.iter();
+        times
+            .map(|(phase, time)| ReportedPhase { phase: phase.label(), duration_ms: millis(*time) })
+            .collect()
+    }
+
+    fn tls(&self) -> Option<ReportedTls> {
+        let handshake = self.outcome.trace.info.as_ref()?.handshake?;
+        let (version, cipher, group) = (handshake.version, handshake.cipher, handshake.group);
+        Some(ReportedTls { version, cipher, group })
+    }
+
+    fn explained_chain(&self) -> Option<ExplainedChain> {
+        let trust = self.identity?.trust.as_ref()?;
+        let chain = &self.handshake.chain;
+        let error = self.handshake.verified.as_ref()?.as_ref().err();
+        let error = error.or(self.handshake.signature_error.as_ref());
+        Some(explain(chain, trust, self.now, error))
+    }
+
+    fn chain(&self, chain: ExplainedChain) -> ReportedChain {
+        let certificates = chain.certificates.into_iter().map(|certificate| {
+            let note = certificate.note;
+            match certificate.info {
+                Ok(info) => ReportedCertificate { info: Some(info), note },
+                Err(reason) => {
+                    ReportedCertificate { info: None, note: sanitize(&reason).into_owned() }
+                }
+            }
+        });
+        ReportedChain {
+            verified: matches!(self.handshake.verified, Some(Ok(()))),
+            stopped_at: chain.stopped.map(|stopped| stopped.position + 1),
+            certificates: certificates.collect(),
+            more_certificates: chain.more,
+            ocsp_stapled: self.handshake.has_ocsp_response,
+        }
+    }
+
+    fn client_certificate(&self, identity: &Identity<ClientTls>) -> ReportedClientCertificate {
+        let request = self.handshake.certificate_request.clone();
+        // Both TLS versions ask before the server's chain is verified.
+        let is_known = request.is_some() || self.handshake.verified.is_some();
+        let own = identity.own.as_ref().and_then(|own| own.certified.cert.first());
+        let has_usable_key = request.as_ref().is_some_and(|request| request.has_usable_key);
+        let (requested, request) = (request.is_some(), request.unwrap_or_default());
+        ReportedClientCertificate {
+            requested: is_known.then_some(requested),
+            ca_names: request.ca_names,
+            more_ca_names: request.more_ca_names,
+            configured: own.and_then(|der| CertInfo::from_der(der).ok()),
+            sent: has_usable_key && self.is_verified(),
+        }
+    }
+
+    /// Whether the server was verified: only then a client certificate is sent.
+    pub(super) fn is_verified(&self) -> bool {
+        matches!(self.handshake.verified, Some(Ok(()))) && self.handshake.signature_error.is_none()
+    }
+
+    fn response(&self) -> Option<ReportedResponse> {
+        let response = self.outcome.trace.response.as_ref()?;
+        let headers = HEADERS.iter().filter_map(|name| {
+            let value =
+                String::from_utf8_lossy(response.headers.get(*name)?.as_bytes()).into_owned();
+            Some(((*name).to_owned(), sanitize(&value).into_owned()))
+        });
+        let body = response.body.as_ref();
+        Some(ReportedResponse {
+            version: format!("{:?}", response.version),
+            status: response.status,
+            headers: headers.collect(),
+            body: body.map(|body| excerpt(body)),
+            body_bytes: body.map(Bytes::len),
+        })
+    }
+}
+
+/// Milliseconds with three decimals.
+fn millis(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
