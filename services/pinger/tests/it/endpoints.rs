@@ -85,9 +85,10 @@ fn a_bad_replica_among_three_is_named() {
     assert!(line.contains("endpoint=127.0.0.3 reason=\"connect_refused\""), "{line}");
     let line = pinger.wait_for("Endpoints changed endpoints=3");
     assert!(line.contains("added=\"127.0.0.1 127.0.0.2 127.0.0.3\""), "{line}");
+    let page = pinger.admin_get("/").body;
     for endpoint in IPS {
-        let sent = format!("endpoint={endpoint}");
-        assert!(pinger.count(&sent) > 0, "{sent}");
+        assert!(pinger.count(&format!("endpoint={endpoint}")) > 0, "{endpoint}");
+        assert!(page.contains(&format!("{endpoint}:{port}")), "{endpoint}: {page}");
     }
     let summary = pinger.stop().unwrap();
     assert!(summary.pongs() >= 4 && summary.lost() >= 2, "{summary}");
@@ -167,12 +168,13 @@ fn more_endpoints_than_the_limit_are_left_out_with_a_warning() {
 }
 
 #[test]
-fn the_node_is_logged() {
+fn the_node_is_in_the_log_and_on_the_page() {
     let env = Env::new();
     let mut config = config(&env, 1);
     config.node = Some("node-1".into());
     let pinger = env.start_pinger_with(&config, Name::default().resolver());
     assert!(pinger.wait_for("Pinging ").contains("node=\"node-1\""));
+    assert!(pinger.admin_get("/").body.contains("on node node-1"));
 }
 
 /// A server at two endpoints, which reports each request, and responds when the test lets it.

@@ -34,7 +34,7 @@ pub(super) fn parties(source: &Source, snapshot: &Snapshot) -> Markup {
     };
     html! {
         div class="party" {
-            strong { "pinger" }
+            strong { "pinger" @if let Some(node) = &source.config.node { " on node " (node) } }
             span class="id" { (id(snapshot.own_id.as_deref().unwrap_or("no certificate"))) }
         }
         div class="link" {
