@@ -10,7 +10,11 @@ use std::{
 
 use chassis::failure::FailureReason;
 use tempfile::TempDir;
-use testkit::process::{Service, Signal, is_installed};
+use testkit::{
+    client::plain_get,
+    process::{Service, Signal, is_installed},
+    wait_until,
+};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 
@@ -93,7 +97,7 @@ fn commands_of_readme() -> Vec<String> {
     let section = readme.split("\n## ").find(|section| section.starts_with("The tour\n")).unwrap();
     let blocks = section.split("```").skip(1).step_by(2);
     let lines = blocks.filter_map(|block| block.strip_prefix("sh\n")).flat_map(str::lines);
-    lines.filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    lines.map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 #[test]
@@ -103,7 +107,7 @@ fn the_tour_of_the_readme_shows_what_it_says() {
     let [run, break_it, repair, without, trust_both, renew, trust_second] = &commands[..] else {
         panic!("seven commands: {commands:#?}");
     };
-    let run = run.replace("cargo run --", &format!("exec {DEMO}")).replace("--open", "");
+    let run = run.replace("cargo run --", &format!("exec {DEMO}"));
     let mut demo = Service::spawn(
         Command::new("sh").args(["-c", &run.replace("--port 8443", "--port 0")]).current_dir(&dir),
     );
@@ -112,11 +116,21 @@ fn the_tour_of_the_readme_shows_what_it_says() {
         let command = command.replace("8443", &port);
         Command::new("sh").args(["-c", &command]).current_dir(&dir).output().unwrap()
     };
+    let line = demo.wait_for("Pinging ");
+    let admin = line.split_once("admin=").and_then(|(_, rest)| rest.split(' ').next()).unwrap();
+    let page = || plain_get(admin.parse().unwrap(), "/").unwrap().body;
+    assert_eq!(demo.log()[0], format!("Live page: http://{}/", admin));
     demo.wait_for("Got pong");
+    for part in ["mutual TLS", "TLSv1.3", "X25519MLKEM768", "first root"] {
+        wait_until(part, || page().contains(part).then_some(()));
+    }
 
     assert!(sh(break_it).status.success());
     let line = demo.wait_for("TLS identity reload failed, keeping the current identity");
     assert!(line.starts_with("pinger | ") && line.contains("unit=\"certificate\""), "{line}");
+    wait_until("a warning", || {
+        page().contains("the certificate on disk is rejected").then_some(())
+    });
     assert!(sh(repair).status.success());
     demo.wait_for("TLS identity unchanged: the files hold the current one again");
 
@@ -136,6 +150,7 @@ fn the_tour_of_the_readme_shows_what_it_says() {
         demo.wait_for_nth(count, &format!("TLS identity reloaded unit=\"{unit}\""));
     }
     demo.wait_for_nth(demo.count("Got pong") + 2, "Got pong");
+    wait_until("the new issuer", || page().contains("second root").then_some(()));
     assert!(demo.stop().success());
     let log = demo.log();
     assert!(log.last().unwrap().contains(" 0 lost; "), "{log:#?}");
