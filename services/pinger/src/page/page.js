@@ -219,7 +219,9 @@ function text(name, content, className = "") {
 function draw() {
 	if (!plot) createPlot();
 	plot.setData(data());
+	// What is selected stays so while the plot moves.
 	if (selected === null) describe();
+	else plot.setCursor({ left: plot.valToPos(selected, "x"), top: 0 }, false);
 }
 
 // ---- Sections.
@@ -306,12 +308,13 @@ for (const input of document.querySelectorAll("input[name=range]")) {
 	});
 }
 localizeTimes(document);
-connect();
 // A browser has six connections to a host: pages that nobody sees leave them to others.
-document.addEventListener("visibilitychange", () => {
+const connectIfVisible = () => {
 	disconnect();
 	if (!document.hidden) connect();
-});
+};
+connectIfVisible();
+document.addEventListener("visibilitychange", connectIfVisible);
 // The plot moves while nothing happens, too.
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
 	setInterval(() => {

@@ -270,7 +270,7 @@ fn open_streams_do_not_delay_a_stop() {
     let pinger = pinger_of(&env, "200 OK", "pong");
     let mut events = Events::open(&pinger, "/events");
     events.wait_for("\"position\":");
-    // It would wait for as long as the stream is open, which is for ever.
+    // The stream itself has no end.
     pinger.stop().unwrap();
     // Closed or reset.
     let _ = events.stream.read_to_end(&mut Vec::new());

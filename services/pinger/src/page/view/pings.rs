@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::text::{hint, ms, percent, time};
 use crate::{
-    history::{FailureRecord, PingRecord, Success},
+    history::{FailureRecord, MAX_PINGS, PingRecord, Success},
     page::snapshot::Snapshot,
     phase::Phase,
 };
@@ -89,7 +89,7 @@ pub(super) fn phases(snapshot: &Snapshot) -> Markup {
     }
 }
 
-/// A row for each address that was connected to.
+/// A row for each address that was connected to, of the pings that are kept.
 pub(super) fn endpoints(snapshot: &Snapshot) -> Markup {
     html! {
         @if snapshot.endpoints.is_empty() { p class="note" { "No ping yet." } } @else {
@@ -119,6 +119,7 @@ pub(super) fn endpoints(snapshot: &Snapshot) -> Markup {
                     }
                 }
             }
+            p class="note" { "Of the last pings, at most " (MAX_PINGS) "." }
         }
     }
 }
