@@ -8,6 +8,7 @@
 //! separated by commas.
 
 mod duration;
+mod otel;
 mod sections;
 
 use std::{
@@ -25,7 +26,8 @@ use serde_json::Value as Json;
 
 pub use self::{
     duration::HumanDuration,
-    sections::{Identity, Log, LogFormat, LogLevel, LogPings, Metrics, MinTlsVersion},
+    otel::{Collector, Otel},
+    sections::{Identity, Log, LogFormat, LogLevel, LogPings, Metrics, MinTlsVersion, ModuleLevel},
 };
 use crate::error::{ConfigError, find_key};
 
@@ -289,6 +291,7 @@ fn deserialize<C: DeserializeOwned>(
             "" => "an IP address, such as `0.0.0.0` or `::`",
             "u16" => "a number from 0 to 65535",
             "u32" => "a number from 0 to 4294967295",
+            "f64" => "a number",
             "a boolean" => "`true` or `false`",
             "a string" | "path string" | "string or map" => "text",
             "a sequence" => "a list",

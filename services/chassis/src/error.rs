@@ -116,10 +116,9 @@ fn begins_private_key(base64: &[u8]) -> bool {
     has(0, b"M") && has(3, b"CAQ") || has(0, b"MI") && (has(4, b"AgE") || has(6, b"IBA"))
 }
 
-/// Prints why `service` exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a [`ConfigError`],
-/// 1 for everything else. Waits for standard error to be read, though not for long.
-pub fn exit_code(service: &str, error: &anyhow::Error) -> u8 {
-    let line = format!("{service}: {error:#}");
+/// Prints `line`, which says why the process exits, and returns the exit code: 78 ([`EX_CONFIG`]) for a
+/// [`ConfigError`], 1 for everything else. Waits for standard error to be read, though not for long.
+pub fn exit_code(line: String, error: &anyhow::Error) -> u8 {
     let (written, done) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         eprintln!("{line}");

@@ -6,6 +6,7 @@
 //! - [`failure`]: the closed list of failure reasons
 //! - [`admin`], [`metrics`], [`readiness`]: metrics and probes, on a listener of their own
 //! - [`telemetry`], [`log_limiter`]: logs, and how often a line is written
+//! - [`traces`]: spans, exported to an OpenTelemetry collector
 //! - [`process`], [`signals`], [`bind`](mod@bind), [`files`]: process, signals, sockets and files
 
 pub mod admin;
@@ -22,3 +23,4 @@ pub mod readiness;
 pub mod signals;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;

@@ -4,6 +4,8 @@ use std::{fmt, io, time::Duration};
 
 use actix_web::dev::{Server, ServerHandle};
 use anyhow::{Context as _, anyhow, bail};
+use rustls::pki_types::UnixTime;
+use serde_json::json;
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::timeout,
@@ -12,6 +14,8 @@ use tokio::{
 use crate::{
     error::{self, ConfigError},
     signals::Signals,
+    telemetry,
+    tls::clock::format_rfc3339,
 };
 
 /// How many descriptors the runtime needs at most: for its selector, wakers and signals.
@@ -26,7 +30,7 @@ const START_GRACE: Duration = Duration::from_secs(1);
 /// The process ends at once, as soon as `main` is done: a thread that hangs in a system call, as the
 /// resolver's may, is not waited for.
 pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
-    let fail = |error| error::exit_code(service, &error);
+    let fail = |error| error::exit_code(fatal_line(service, &error), &error);
     if let Err(error) = check_descriptors(RUNTIME_DESCRIPTORS) {
         std::process::exit(fail(error.into()).into());
     }
@@ -34,6 +38,19 @@ pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
     let system = actix_rt::System::new();
     let code = system.block_on(main).unwrap_or_else(fail);
     std::process::exit(code.into())
+}
+
+/// The line that says why `service` exits, in the format of its log.
+fn fatal_line(service: &str, error: &anyhow::Error) -> String {
+    if !telemetry::is_json() {
+        return format!("{service}: {error:#}");
+    }
+    let timestamp = format_rfc3339(UnixTime::now());
+    let cause = format!("{error:#}");
+    let line = json!({
+        "timestamp": timestamp, "level": "ERROR", "message": "Exiting", "cause": cause
+    });
+    line.to_string()
 }
 
 /// Checks that `count` more descriptors can be had, an even number. tokio and actix panic without

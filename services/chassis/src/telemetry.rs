@@ -5,7 +5,7 @@ use std::{
     panic,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -34,6 +34,9 @@ const MAX_QUEUED_BYTES: usize = 1 << 20;
 
 /// How long the queued lines may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether lines are JSON, once [`init`] has chosen.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// Lines on their way to an output, which a thread writes to.
 #[derive(Debug)]
@@ -127,13 +130,7 @@ impl Drop for LogGuard {
 /// # Errors
 /// When no further thread can be started.
 pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
-    let level = match settings.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
+    let level = filter(settings.level);
     // Our own events, and what libraries report that an operator should see. actix's and rustls' own
     // lines about connections are off: peers that send garbage would fill the log with them, and we
     // count and log those connections ourselves.
@@ -141,7 +138,8 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(["actix_http", "rustls"].map(|library| (library, LevelFilter::OFF)))
         .with_targets(["chassis", "ponger", "pinger"].map(|own| (own, level)))
-        .with_targets(ping_targets(settings.pings, level));
+        .with_targets(ping_targets(settings.pings, level))
+        .with_targets(settings.modules.iter().map(|own| (own.module.as_str(), filter(own.level))));
     let queue = LogQueue::start(io::stdout())
         .map_err(|error| ConfigError::new("the thread that writes the log", error))?;
     let queue = Arc::new(queue);
@@ -155,6 +153,7 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
     if tracing_subscriber::registry().with(lines).with(targets).try_init().is_ok() {
         log_panics();
     }
+    IS_JSON.store(settings.format == LogFormat::Json, Ordering::Relaxed);
     Ok(LogGuard(queue))
 }
 
@@ -162,6 +161,21 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
 pub fn ping_targets(pings: LogPings, level: LevelFilter) -> [(&'static str, LevelFilter); 2] {
     let level = if pings == LogPings::Failed { level.min(LevelFilter::WARN) } else { level };
     ["ponger::pings", "pinger::pings"].map(|target| (target, level))
+}
+
+/// Whether the log is JSON, so that what is written elsewhere can be the same.
+pub fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }
 
 /// Logs each panic, which otherwise goes to standard error alone: one in a thread or a task ends only

@@ -1,5 +1,7 @@
 //! Checks the reference, `services/README.md`, against the code of both services.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -10,6 +12,7 @@ use std::{
 };
 
 use chassis::failure::FailureReason;
+use proc_macro2::{TokenStream, TokenTree};
 use testkit::client::plain_get;
 
 /// Reads a file of the directory `services`.
@@ -21,12 +24,18 @@ fn reference() -> String {
     read("README.md")
 }
 
-/// Returns the first column and column number `column` of the table below `heading`.
-fn table(heading: &str, column: usize) -> BTreeMap<String, String> {
+/// Returns the text below `heading`.
+fn section(heading: &str) -> String {
     let reference = reference();
     let section = reference.split("\n## ").find(|section| section.starts_with(heading));
+    section.expect("the heading").to_owned()
+}
+
+/// Returns the first column and column number `column` of the table below `heading`.
+fn table(heading: &str, column: usize) -> BTreeMap<String, String> {
     let cell = |cell: &str| cell.trim().trim_matches('`').to_owned();
-    let rows = section.expect("the heading").lines().filter(|line| line.starts_with("| `"));
+    let section = section(heading);
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| row.split('|').map(cell).collect::<Vec<_>>())
         .map(|row| (row[1].clone(), row[column].clone()))
         .collect()
@@ -72,6 +81,125 @@ fn table_has_every_failure_reason_with_its_documentation() {
     assert_eq!(table("Failure reasons", 2), reasons);
 }
 
+/// The levels of log messages, which are the macros that write them too.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// Log messages, each with its level, and the fields that it can have.
+type Messages = BTreeMap<(String, String), BTreeSet<String>>;
+
+/// The rows of the table of log messages: code in its columns, of the last one only what is a field.
+fn documented_messages() -> Messages {
+    let code = |cell: &str| -> Vec<String> {
+        // Code with backticks has two of them around it.
+        match cell.strip_prefix("``") {
+            Some(cell) => vec![cell.split("``").next().unwrap().replace('`', "")],
+            None => cell.split('`').skip(1).step_by(2).map(str::to_owned).collect(),
+        }
+    };
+    let is_field =
+        |code: &String| code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    let mut messages = Messages::new();
+    for row in section("Log messages").lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        for message in code(cells[1]) {
+            for level in cells[2].split([' ', ',']).filter(|word| LEVELS.contains(word)) {
+                let fields = messages.entry((message.clone(), level.to_owned())).or_default();
+                fields.extend(code(cells[3]).into_iter().filter(is_field));
+            }
+        }
+    }
+    messages
+}
+
+/// The calls of `tracing`'s macros for events in the sources of `crate_name`, without tests.
+fn logged_messages(crate_name: &str, messages: &mut Messages) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(crate_name).join("src");
+    let mut dirs = vec![root];
+    while let Some(dir) = dirs.pop() {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs")
+            {
+                let text = fs::read_to_string(path).unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                // Those of `event!`, which a macro of the same file is given.
+                let levels = code.split("!(Level::").collect::<Vec<_>>();
+                let levels = levels.windows(2).filter(|pair| !pair[0].ends_with("enabled"));
+                let levels = levels.map(|pair| pair[1].split(')').next().unwrap().to_lowercase());
+                find_events(code.parse().unwrap(), &levels.collect::<Vec<_>>(), messages);
+            }
+        }
+    }
+}
+
+fn find_events(tokens: TokenStream, levels: &[String], messages: &mut Messages) {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else { continue };
+        let before: String =
+            tokens[at.saturating_sub(5)..at].iter().map(ToString::to_string).collect();
+        let name = before.strip_prefix("tracing::").and_then(|name| name.strip_suffix('!'));
+        let levels_of_event = match name {
+            Some("event") => levels,
+            Some(level) if LEVELS.contains(&level) => &[level.to_owned()],
+            _ => {
+                find_events(group.stream(), levels, messages);
+                continue;
+            }
+        };
+        let (message, fields) = parse_event(group.stream());
+        for level in levels_of_event {
+            let key = (message.clone(), level.clone());
+            messages.entry(key).or_default().extend(fields.clone());
+        }
+    }
+}
+
+/// Returns the message and the fields of an event by the arguments of its macro.
+fn parse_event(arguments: TokenStream) -> (String, Vec<String>) {
+    let tokens: Vec<_> = arguments.into_iter().collect();
+    let is = |token: &TokenTree, sign: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == sign);
+    let mut fields = Vec::new();
+    for argument in tokens.split(|token| is(token, ',')) {
+        // `%error` and `?error` are the field `error`.
+        let argument = if argument.first().is_some_and(|token| is(token, '%') || is(token, '?')) {
+            &argument[1..]
+        } else {
+            argument
+        };
+        match argument {
+            [TokenTree::Literal(message), ..] => {
+                let message = match message.to_string().trim_matches('"') {
+                    "{summary}" => "N pings, N pongs, N lost ...".to_owned(),
+                    "Received {} {}" => "Received GET /ping".to_owned(),
+                    message => message.replace('`', ""),
+                };
+                return (message, fields);
+            }
+            // The level of `event!`; `parent: None`.
+            [TokenTree::Punct(dollar), ..] if dollar.as_char() == '$' => {}
+            [TokenTree::Ident(_), colon, ..] if is(colon, ':') => {}
+            [TokenTree::Ident(field), ..] => fields.push(field.to_string()),
+            _ => panic!("an event without a message, or a new kind of argument: {argument:?}"),
+        }
+    }
+    panic!("an event without a message: {fields:?}")
+}
+
+#[test]
+fn table_has_every_log_message_with_its_level_and_fields() {
+    let mut messages = Messages::new();
+    for crate_name in ["chassis", "ponger", "pinger"] {
+        logged_messages(crate_name, &mut messages);
+    }
+    let documented = documented_messages();
+    for message in messages.keys().chain(documented.keys()) {
+        assert_eq!(documented.get(message), messages.get(message), "{message:?}");
+    }
+    assert!(messages.len() > 30, "{messages:?}");
+}
+
 #[test]
 fn troubleshooting_has_the_hint_of_every_failure_reason() {
     let readme = read("../README.md");
@@ -91,6 +219,10 @@ fn troubleshooting_has_the_hint_of_every_failure_reason() {
 #[test]
 fn table_has_every_metric_of_both_services() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    // The metric of traces is there only with a collector, which may be dead.
+    for service in ["PINGER", "PONGER"] {
+        demo.env(format!("{service}__OTEL__ENDPOINT"), "http://127.0.0.1:1");
+    }
     let mut demo = demo.args(["--interval", "10ms"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
     let (mut names, mut admin) = (BTreeSet::new(), Vec::new());

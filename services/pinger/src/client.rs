@@ -15,6 +15,7 @@ use awc::{
 use chassis::{
     failure::{Failure, FailureReason},
     tls::{client::ClientTls, credentials::ConnectionCredentials},
+    traces::context::TRACEPARENT,
 };
 use tokio::time::timeout;
 
@@ -114,9 +115,14 @@ impl PingClient {
 
     /// Sends one ping.
     pub async fn ping(&self) -> Outcome {
+        self.ping_in_trace(None).await
+    }
+
+    /// As [`PingClient::ping`], with the header `traceparent`.
+    pub async fn ping_in_trace(&self, traceparent: Option<String>) -> Outcome {
         self.connector.begin();
         let began = Instant::now();
-        let response = timeout(self.timeout, self.exchange()).await;
+        let response = timeout(self.timeout, self.exchange(traceparent)).await;
         let unacknowledged = self.connector.end();
         let result = response.unwrap_or_else(|_| {
             let trace = self.connector.trace();
@@ -142,9 +148,12 @@ impl PingClient {
         Outcome { result, endpoint, duration, trace }
     }
 
-    async fn exchange(&self) -> Result<(), Failure> {
+    async fn exchange(&self, traceparent: Option<String>) -> Result<(), Failure> {
         let peer = self.connector.peer();
         let mut request = self.http.get(&*self.url);
+        if let Some(traceparent) = traceparent {
+            request = request.insert_header((TRACEPARENT, traceparent));
+        }
         if !self.keep_alive {
             request = request.force_close();
         }

@@ -18,6 +18,7 @@ use chassis::{
         trust::TrustSource,
         x509::Role,
     },
+    traces::Traces,
 };
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,8 @@ pub struct Config {
     pub metrics: config::Metrics,
     /// What is logged, and in which format.
     pub log: config::Log,
+    /// Where traces are exported to.
+    pub otel: config::Otel,
 }
 
 impl Default for Config {
@@ -76,6 +79,7 @@ impl Default for Config {
             identity: config::Identity::default(),
             metrics: config::Metrics::default(),
             log: config::Log::default(),
+            otel: config::Otel::default(),
         }
     }
 }
@@ -234,7 +238,7 @@ impl Config {
             Identity::load(&self.sources()?, Role::Client, &clock, &*self.tls_builder(&clock)?)
                 .map_err(|error| error.name_key(&self.files()))?;
         }
-        Ok(())
+        Traces::preflight(&self.otel, &Clock::system())
     }
 
     /// The keys that name files of the identity, and those files.
@@ -372,6 +376,7 @@ impl Config {
         self.metrics.validate()?;
         self.identity.validate()?;
         self.expect.validate()?;
+        self.otel.validate()?;
         self.target()?;
         let error =
             |keys: &str, reason: &str, hint: &str| Err(ConfigError::new(keys, reason).hint(hint));

@@ -17,6 +17,7 @@
 //! - [`record`]: log and metrics of pings
 //! - [`summary`]: how many were answered and lost, and how long they took
 //! - [`history`]: the latest pings and failures, in memory of fixed size
+//! - [`ping_span`]: the spans of a ping
 //! - [`rejection_probe`]: verifies that ponger rejects untrusted clients
 //! - [`page`]: the live page
 //! - [`diagnose`]: `pinger diagnose`, one ping explained
@@ -34,6 +35,7 @@ pub mod history;
 mod interim;
 pub mod page;
 pub mod phase;
+pub mod ping_span;
 pub mod record;
 pub mod rejection_probe;
 pub mod resolver;

@@ -107,6 +107,8 @@ pub struct Trace {
     pub phase: Phase,
     /// How long each phase took that it went through.
     pub times: Vec<(Phase, Duration)>,
+    /// When each phase began, in their order.
+    starts: [Option<Instant>; 5],
     /// The connection that it used.
     pub info: Option<ConnectionInfo>,
     /// Whether that connection was there before.
@@ -134,6 +136,12 @@ impl Trace {
         self.leave();
         self.phase = phase;
         self.began = Some(Instant::now());
+        self.starts[phase as usize] = self.began;
+    }
+
+    /// When `phase` began; `None` if it did not.
+    pub fn start_of(&self, phase: Phase) -> Option<Instant> {
+        self.starts[phase as usize]
     }
 
     /// The failures of the addresses that could not be connected to.

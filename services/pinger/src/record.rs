@@ -1,6 +1,7 @@
 //! Records pings: a line in the log, metrics, the history, and the summary.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use chassis::{
         peer_id::PeerId,
     },
 };
+use opentelemetry::trace::TraceId;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use tracing::{
     Level,
@@ -29,6 +31,7 @@ use crate::{
     endpoints::Change,
     history::History,
     phase::{Phase, Trace},
+    ping_span::{PingSpan, PingTracer},
     summary::{RecentPings, Summary},
 };
 
@@ -53,6 +56,9 @@ pub struct Recorder {
     expiry: ExpiryMonitor,
     clock: Clock,
     history: History,
+    tracer: Option<PingTracer>,
+    /// Those of pings in flight, by their numbers.
+    spans: BTreeMap<u64, PingSpan>,
     summary: Summary,
     /// `None` if each pong is logged.
     recent: Option<RecentPings>,
@@ -120,12 +126,28 @@ impl Recorder {
             clock,
             history,
             summary: Summary::new(config.count),
+            tracer: None,
+            spans: BTreeMap::new(),
             recent: (config.log.pings == LogPings::Failed)
                 .then(|| RecentPings::new(Instant::now())),
         }
     }
 
-    /// Records one ping.
+    /// Has the spans of pings created by `tracer`, if traces are exported.
+    #[must_use]
+    pub fn with_tracer(mut self, tracer: Option<PingTracer>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Starts the span of a ping, which [`Recorder::record`] ends; `None` if traces are not exported.
+    pub fn start_span(&mut self, seq: u64) -> Option<&PingSpan> {
+        let span = self.tracer.as_ref()?.start();
+        self.spans.insert(seq, span);
+        self.spans.get(&seq)
+    }
+
+    /// Records one ping, and ends its span.
     pub fn record(&mut self, seq: u64, outcome: &Outcome) {
         self.measure(outcome);
         self.history.record(seq, outcome);
@@ -137,8 +159,10 @@ impl Recorder {
         if let Some(recent) = &mut self.recent {
             recent.add(outcome, slow_phase, Instant::now());
         }
+        let span = self.spans.remove(&seq);
+        let trace_id = span.as_ref().map(PingSpan::trace_id);
         match &outcome.result {
-            Ok(()) => log_pong(seq, outcome, slow_phase),
+            Ok(()) => log_pong(seq, outcome, slow_phase, trace_id),
             Err(failure) => tracing::warn!(
                 seq,
                 endpoint = endpoint(outcome),
@@ -148,8 +172,12 @@ impl Recorder {
                 address = outcome.trace.info.as_ref().and_then(|info| info.address).map(display),
                 syn_retransmits = syn_retransmits(&outcome.trace),
                 latency_ms = millis(outcome.duration),
+                trace_id = trace_id.map(display),
                 "Lost ping"
             ),
+        }
+        if let Some(span) = span {
+            span.finish(outcome);
         }
     }
 
@@ -259,7 +287,7 @@ fn syn_retransmits(trace: &Trace) -> Option<u32> {
 }
 
 /// Logs a pong; with everything about it if it was slow, or at `log.level: debug`.
-fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>) {
+fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>, trace_id: Option<TraceId>) {
     let trace = &outcome.trace;
     let is_detailed = slow_phase.is_some() || tracing::enabled!(Level::DEBUG);
     let info = trace.info.clone().filter(|_| is_detailed).unwrap_or_default();
@@ -290,6 +318,7 @@ fn log_pong(seq: u64, outcome: &Outcome, slow_phase: Option<Phase>) {
                 connect_ms = phase(Phase::Connect),
                 tls_ms = phase(Phase::Tls),
                 processing_ms = phase(Phase::Processing),
+                trace_id = trace_id.map(display),
                 "Got pong"
             )
         };

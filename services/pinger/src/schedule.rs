@@ -16,6 +16,7 @@ use crate::{
     client_factory::PingClientFactory,
     config::Config,
     endpoints::{Endpoints, Resolution},
+    ping_span::PingSpan,
     record::{PINGS, Recorder},
 };
 
@@ -48,8 +49,8 @@ impl Schedule {
         }
     }
 
-    async fn ping(self, seq: u64) -> (Self, u64, Outcome) {
-        let outcome = self.client.ping().await;
+    async fn ping(self, seq: u64, traceparent: Option<String>) -> (Self, u64, Outcome) {
+        let outcome = self.client.ping_in_trace(traceparent).await;
         (self, seq, outcome)
     }
 }
@@ -94,9 +95,17 @@ pub(crate) async fn ping_until_stopped(
                     continue;
                 }
                 sent += 1;
-                tracing::info!(target: PINGS, seq = sent, endpoint = endpoint.map(|it| display(it.ip())), "Sent ping");
+                let span = recorder.start_span(sent);
+                let traceparent = span.map(PingSpan::traceparent);
+                tracing::info!(
+                    target: PINGS,
+                    seq = sent,
+                    endpoint = endpoint.map(|it| display(it.ip())),
+                    trace_id = span.map(|span| display(span.trace_id())),
+                    "Sent ping"
+                );
                 in_flight.insert(sent, (schedule.client.clone(), Instant::now()));
-                pings.push(schedule.ping(sent));
+                pings.push(schedule.ping(sent, traceparent));
             }
             Some((schedule, seq, outcome)) = pings.next() => {
                 in_flight.remove(&seq);

@@ -10,10 +10,12 @@ use chassis::{
     telemetry,
     tls::{
         clock::Clock,
+        identity::IdentitySummary,
         metrics::IdentityMetrics,
         reload::{ReloadHandle, spawn_reloader},
         x509::Role,
     },
+    traces::Traces,
 };
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
     endpoints::{Endpoints, Resolution},
     history::History,
     page::{self, snapshot::Source},
+    ping_span::PingTracer,
     record::Recorder,
     rejection_probe::{ProbeResults, spawn_rejection_probes},
     resolver::Resolver,
@@ -41,6 +44,8 @@ pub struct Application {
     recorder: Recorder,
     probes: ProbeResults,
     resolver: Resolver,
+    traces: Option<Traces>,
+    summary: IdentitySummary,
 }
 
 impl Application {
@@ -75,6 +80,8 @@ impl Application {
             readiness.watch_identity(&identity, &clock);
             (Some(handle), Some(identity))
         };
+        let summary = identity.as_ref().map(|identity| identity.current().summary(clock.now()));
+        let summary = summary.unwrap_or_default();
         let admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
         let (history, probes) = (History::default(), ProbeResults::new(&metrics));
         let page = Source::new(
@@ -86,14 +93,21 @@ impl Application {
             clock.clone(),
         );
         let clients = PingClientFactory::new(config.clone(), identity, clock.clone())?;
+        let version = env!("CARGO_PKG_VERSION");
+        let traces = Traces::start(&config.otel, crate::NAME, version, &metrics, &clock)?;
+        let target = config.target()?;
+        let tracer = traces.as_ref().map(|traces| PingTracer::new(traces.tracer(), &target));
+        let recorder = Recorder::new(&metrics, identity_metrics, config, clock, history);
         Ok(Self {
             admin: admin.with_routes(page::routes(page)),
             readiness,
             reload,
             clients,
-            recorder: Recorder::new(&metrics, identity_metrics, config, clock, history),
+            recorder: recorder.with_tracer(tracer),
             probes,
             resolver: Resolver::system(),
+            traces,
+            summary,
             config: config.clone(),
             metrics,
         })
@@ -126,7 +140,17 @@ impl Application {
     /// When the admin listener cannot be used or ends by itself, or after a second signal.
     pub async fn run_until_stopped(self, mut signals: Signals) -> anyhow::Result<Summary> {
         let Self {
-            config, admin, readiness, reload, clients, mut recorder, probes, resolver, ..
+            config,
+            admin,
+            readiness,
+            reload,
+            clients,
+            mut recorder,
+            probes,
+            resolver,
+            traces,
+            summary,
+            ..
         } = self;
         let admin_address = admin.address()?;
         let mut admin = admin.run()?;
@@ -136,7 +160,17 @@ impl Application {
             telemetry::warn_insecure_periodically();
         }
         readiness.set("starting", false);
-        tracing::info!(url = config.ponger.url, admin = %admin_address, node = config.node, "Pinging");
+        tracing::info!(
+            url = config.ponger.url,
+            admin = %admin_address,
+            version = env!("CARGO_PKG_VERSION"),
+            id = summary.id,
+            expires = summary.expires,
+            roots = summary.roots,
+            server_id = config.ponger.server_id,
+            node = config.node,
+            "Pinging"
+        );
 
         let (endpoints, resolution) = match config.ponger.endpoints {
             EndpointSelection::One => (Endpoints::any(), None),
@@ -162,6 +196,9 @@ impl Application {
         let summary = recorder.into_summary();
         tracing::info!("{summary}");
         readiness.set("draining", true);
+        if let Some(traces) = traces {
+            traces.shutdown().await;
+        }
         admin.stop().await;
         Ok(summary)
     }

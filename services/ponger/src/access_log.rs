@@ -9,10 +9,13 @@ use actix_web::{
     http::StatusCode,
 };
 use chassis::tls::peer_id::{PeerId, sanitize};
+use opentelemetry::trace::TraceId;
 use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
-use crate::{authz::Revoked, connection::Peer, faults::Injected, policy::Decision};
+use crate::{
+    authz::Revoked, connection::Peer, faults::Injected, policy::Decision, request_span::RequestSpan,
+};
 
 /// The target by which `log.pings` switches off the lines of pings that have not failed.
 const PINGS: &str = "ponger::pings";
@@ -21,17 +24,25 @@ const PINGS: &str = "ponger::pings";
 #[derive(Debug)]
 pub struct AccessLog;
 
-struct StartTime(Instant);
+struct Started {
+    at: Instant,
+    span: Option<RequestSpan>,
+}
 
 impl RootSpanBuilder for AccessLog {
     fn on_request_start(request: &ServiceRequest) -> Span {
-        if !tracing::enabled!(Level::INFO) {
+        let peer = request.conn_data::<Rc<Peer>>();
+        let span = peer.and_then(|peer| Some(peer.tracer.as_ref()?.start(request, peer)));
+        let is_logged = tracing::enabled!(Level::INFO);
+        if is_logged || span.is_some() {
+            request.extensions_mut().insert(Started { at: Instant::now(), span });
+        }
+        if !is_logged {
             return Span::none();
         }
-        request.extensions_mut().insert(StartTime(Instant::now()));
         // At level INFO it would cost every request 5,400 instructions with text logs and 10,700 with
         // JSON, a seventh and a fourth of the whole.
-        let peer = request.conn_data::<Rc<Peer>>().and_then(|peer| peer.id.as_ref());
+        let peer = peer.and_then(|peer| peer.id.as_ref());
         tracing::debug_span!(
             "request",
             method = request.method().as_str(),
@@ -44,17 +55,25 @@ impl RootSpanBuilder for AccessLog {
         let response = match outcome {
             Ok(response) => response,
             Err(error) => {
-                tracing::error!(%error, "Request failed");
+                tracing::error!(error = error.to_string(), "Request failed");
                 return;
             }
         };
         let request = response.request();
         let Some(peer) = request.conn_data::<Rc<Peer>>() else { return };
-        let extensions = request.extensions();
+        let mut extensions = request.extensions_mut();
+        let started = extensions.remove::<Started>();
         let revoked = extensions.contains::<Revoked>();
         let decision = if revoked { &Decision::Revoked } else { &peer.decision };
+        let status = response.status().as_u16();
+        let (at, span) = started.map(|started| (started.at, started.span)).unzip();
+        let span = span.flatten();
+        let trace_id = span.as_ref().map(RequestSpan::trace_id);
+        if let Some(span) = span {
+            span.finish(status, decision);
+        }
         if !decision.is_allowed() {
-            log_denied(request, response.status().as_u16(), peer, decision);
+            log_denied(request, status, peer, decision, trace_id);
             return;
         }
         let fault = extensions.get::<Injected>();
@@ -67,19 +86,18 @@ impl RootSpanBuilder for AccessLog {
         if !is_logged {
             return;
         }
-        let start = extensions.get::<StartTime>();
-        let duration_us =
-            start.map(|start| u64::try_from(start.0.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let duration_us = at.map(|at| u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX));
         // The address identifies a client without a certificate.
         let address = peer.address.filter(|_| peer.id.is_none());
         // Without the span: this line has its fields.
         tracing::info!(
             parent: None,
-            status = response.status().as_u16(),
+            status,
             peer = peer.id.as_ref().map(PeerId::as_str),
             address = address.map(display),
             duration_us,
             fault = fault.map(|injected| injected.0.label()),
+            trace_id = trace_id.map(display),
             "Received {} {}",
             sanitize(request.method().as_str()),
             sanitize(request.path())
@@ -88,7 +106,13 @@ impl RootSpanBuilder for AccessLog {
     }
 }
 
-fn log_denied(request: &actix_web::HttpRequest, status: u16, peer: &Peer, decision: &Decision) {
+fn log_denied(
+    request: &actix_web::HttpRequest,
+    status: u16,
+    peer: &Peer,
+    decision: &Decision,
+    trace_id: Option<TraceId>,
+) {
     if peer.is_probe {
         tracing::debug!(
             parent: None,
@@ -104,6 +128,7 @@ fn log_denied(request: &actix_web::HttpRequest, status: u16, peer: &Peer, decisi
         peer = peer.id.as_ref().map(PeerId::as_str),
         address = peer.address.map(display),
         denied = decision.reason(),
+        trace_id = trace_id.map(display),
         "Received {} {}",
         sanitize(request.method().as_str()),
         sanitize(request.path())

@@ -17,6 +17,7 @@ use chassis::{
         trust::TrustSource,
         x509::Role,
     },
+    traces::Traces,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub metrics: config::Metrics,
     /// What is logged, and in which format.
     pub log: config::Log,
+    /// Where traces are exported to.
+    pub otel: config::Otel,
 }
 
 /// The TLS listener and its clients.
@@ -117,7 +120,7 @@ impl Config {
             Identity::load(&self.sources()?, Role::Server, &clock, &*self.tls_builder(&clock))
                 .map_err(|error| error.name_key(&self.files()))?;
         }
-        Ok(())
+        Traces::preflight(&self.otel, &Clock::system())
     }
 
     /// The keys that name files of the identity, and those files.
@@ -186,6 +189,7 @@ impl Config {
     fn validate(&self) -> Result<(), ConfigError> {
         self.metrics.validate()?;
         self.identity.validate()?;
+        self.otel.validate()?;
         let service = &self.service;
         let error =
             |keys: &str, reason: &str, hint: &str| Err(ConfigError::new(keys, reason).hint(hint));

@@ -32,6 +32,7 @@ use crate::{
     handshake::HandshakeStream,
     limits::{ConnectionPermit, Limits},
     policy::Decision,
+    request_span::RequestTracer,
 };
 
 /// How long a peer whose certificate was revoked may take to read its last response.
@@ -60,6 +61,8 @@ pub struct Peer {
     pub is_probe: bool,
     /// The certificates of both ends; `None` without TLS.
     pub credentials: Option<ConnectionCredentials<ServerTls>>,
+    /// Creates the spans of its requests; `None` if traces are not exported.
+    pub tracer: Option<RequestTracer>,
 }
 
 impl Peer {

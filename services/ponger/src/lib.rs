@@ -10,7 +10,8 @@
 //! - [`policy`]: which peers are authorized
 //! - [`authz`]: authorizes requests
 //! - [`routes`]: the responses
-//! - [`access_log`]: the span and the log line of a request
+//! - [`access_log`]: the log line of a request
+//! - [`request_span`]: the span of a request, which is exported
 //! - [`faults`]: faults on demand
 
 pub mod access_log;
@@ -22,6 +23,7 @@ pub mod handshake;
 pub mod limits;
 pub mod policy;
 pub mod rejection_probe;
+pub mod request_span;
 pub mod routes;
 pub mod server;
 pub mod startup;

@@ -45,6 +45,7 @@ use crate::{
     limits::{ConnectionPermit, Limits, worker_count},
     policy::{Decision, Policy},
     rejection_probe::{self, ProbeFilter},
+    request_span::RequestTracer,
 };
 
 /// How long a handshake may still take after the service began to stop.
@@ -63,6 +64,7 @@ pub struct Server {
     shutdown: watch::Sender<bool>,
     probe_filter: ProbeFilter,
     metrics: ServerMetrics,
+    tracer: Option<RequestTracer>,
     limit_log: LogLimiter,
     handshake_log: BTreeMap<FailureReason, LogLimiter>,
 }
@@ -90,6 +92,7 @@ impl Server {
         clock: Clock,
         metrics: &Metrics,
         identity: IdentityMetrics,
+        tracer: Option<RequestTracer>,
     ) -> Arc<Self> {
         let probes = metrics.int_counter_vec(
             "ponger_rejection_probes_total",
@@ -122,6 +125,7 @@ impl Server {
             shutdown: watch::channel(false).0,
             probe_filter: ProbeFilter::default(),
             metrics,
+            tracer,
             limit_log: limiter(),
             handshake_log: FailureReason::ALL.iter().map(|reason| (*reason, limiter())).collect(),
         })
@@ -208,6 +212,7 @@ impl Server {
                     decision,
                     is_probe: false,
                     credentials: None,
+                    tracer: self.tracer.clone(),
                 };
                 (Stream::Plain(stream), peer)
             }
@@ -302,6 +307,7 @@ impl Server {
                 && self.is_rejection_probe(address, FailureReason::TlsNoCertificate),
             decision,
             credentials: Some(credentials),
+            tracer: self.tracer.clone(),
         };
         Ok((Stream::Tls(Box::new(stream)), peer))
     }

@@ -22,10 +22,12 @@ use chassis::{
     telemetry,
     tls::{
         clock::Clock,
+        identity::IdentitySummary,
         metrics::IdentityMetrics,
         reload::{ReloadHandle, spawn_reloader},
         x509::Role,
     },
+    traces::Traces,
 };
 use tracing_actix_web::TracingLogger;
 
@@ -35,6 +37,7 @@ use crate::{
     config::Config,
     faults::{self, Faults},
     limits::{Limits, clamp_to_fd_limit, worker_count},
+    request_span::RequestTracer,
     routes,
     server::Server,
 };
@@ -55,6 +58,9 @@ pub struct Application {
     readiness: Readiness,
     draining: Arc<AtomicBool>,
     reload: Option<ReloadHandle>,
+    traces: Option<Traces>,
+    summary: IdentitySummary,
+    allowed_clients: String,
     client_auth: &'static str,
     drain_delay: Duration,
     drain_timeout: Duration,
@@ -92,6 +98,8 @@ impl Application {
             readiness.watch_identity(&identity, &clock);
             (Some(handle), Some(identity))
         };
+        let summary = identity.as_ref().map(|identity| identity.current().summary(clock.now()));
+        let summary = summary.unwrap_or_default();
         let service = &config.service;
         let listener = bind(service.host, service.port, "service.host and service.port")?;
         let mut admin = Admin::bind(&config.metrics, metrics.clone(), readiness.clone())?;
@@ -102,6 +110,8 @@ impl Application {
             admin = admin.with_routes(move |routes| faults::api::configure(routes, faults.clone()));
         }
         let draining = Arc::new(AtomicBool::new(false));
+        let version = env!("CARGO_PKG_VERSION");
+        let traces = Traces::start(&config.otel, crate::NAME, version, &metrics, &clock)?;
         let server = Server::new(
             identity,
             config.policy()?,
@@ -109,6 +119,7 @@ impl Application {
             clock,
             &metrics,
             identity_metrics,
+            traces.as_ref().map(|traces| RequestTracer::new(traces.tracer())),
         );
         Ok(Self {
             listener,
@@ -120,6 +131,9 @@ impl Application {
             readiness,
             draining,
             reload,
+            traces,
+            summary,
+            allowed_clients: service.allowed_clients.join(", "),
             client_auth: config.client_auth().label(),
             drain_delay: service.drain_delay.0,
             drain_timeout: service.drain_timeout.0,
@@ -184,6 +198,11 @@ impl Application {
             tls,
             client_auth,
             faults = has_faults,
+            version = env!("CARGO_PKG_VERSION"),
+            id = self.summary.id,
+            expires = self.summary.expires,
+            roots = self.summary.roots,
+            allowed_clients = Some(self.allowed_clients).filter(|ids| !ids.is_empty()),
             "Listening"
         );
 
@@ -205,6 +224,9 @@ impl Application {
             signal = signals.stop() => bail!(SecondSignal { signal, state: "without draining" }),
         };
         server.stop().await;
+        if let Some(traces) = self.traces {
+            traces.shutdown().await;
+        }
         admin.stop().await;
         if left > 0 {
             tracing::warn!(

@@ -102,6 +102,43 @@ pub struct Log {
     pub level: LogLevel,
     /// Which pings are logged: `all`, or those that `failed`, and by pinger a summary a minute.
     pub pings: LogPings,
+    /// Levels of single modules, such as `pinger::record=debug` or `hyper=trace`.
+    pub modules: Vec<ModuleLevel>,
+}
+
+/// The level of a module and of those below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ModuleLevel {
+    /// The path of the module.
+    pub module: String,
+    /// Least severe level that it logs.
+    pub level: LogLevel,
+}
+
+impl TryFrom<String> for ModuleLevel {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        let parse = |text: &str| {
+            let (module, level) = text.trim().split_once('=')?;
+            let level = LogLevel::deserialize(Json::from(level)).ok()?;
+            let module = module.to_owned();
+            (!module.is_empty() && module.chars().all(is_path)).then_some(Self { module, level })
+        };
+        let expected = "expected a module and its level, such as `pinger::record=debug`";
+        parse(&text).ok_or_else(|| format!("unknown value `{text}`, {expected}"))
+    }
+}
+
+impl From<ModuleLevel> for String {
+    fn from(ModuleLevel { module, level }: ModuleLevel) -> Self {
+        format!(
+            "{module}={}",
+            serde_json::to_value(level).unwrap_or_default().as_str().unwrap_or_default()
+        )
+    }
 }
 
 /// Format of log lines.

@@ -151,6 +151,11 @@ fn rejects_invalid_value_and_names_key_or_variable() {
     let error = load_with("service: {port: http}", &[("SAMPLE__SERVICE__PORT", "1")]).unwrap_err();
     assert!(error.starts_with("FILE: key `service.port`: "), "{error}");
     rejects("service: {allowedClients: [a, 1]}", "key `service.allowedClients[1]`: invalid type");
+    for module in ["a", "a=INFO", "=info", "a b=info", "a=debug=info"] {
+        let message =
+            format!("key `log.modules[0]`: unknown value `{module}`; expected a module and");
+        rejects(format!("log: {{modules: ['{module}']}}"), &message);
+    }
 }
 
 #[test]
@@ -259,7 +264,12 @@ log: {format: json, level: trace, pings: failed}
             expiry_warning: Some(HumanDuration::seconds(7 * 24 * 3600)),
         },
         metrics: Metrics { host: [127, 0, 0, 1].into(), port: 0, endpoint: "/m".into() },
-        log: Log { format: LogFormat::Json, level: LogLevel::Trace, pings: LogPings::Failed },
+        log: Log {
+            format: LogFormat::Json,
+            level: LogLevel::Trace,
+            pings: LogPings::Failed,
+            modules: Vec::new(),
+        },
     };
     assert_eq!(sample, expected);
     for text in [

@@ -66,8 +66,8 @@ impl ExpiryMonitor {
                 tracing::error!(certificate, expired = at, "Certificate has expired");
             }
             Some(Expiry::Expiring(left)) => {
-                let left = humantime::format_duration(left);
-                tracing::warn!(certificate, expires = at, %left, "Certificate expires soon");
+                let left = humantime::format_duration(left).to_string();
+                tracing::warn!(certificate, expires = at, left, "Certificate expires soon");
             }
             None => {}
         }
@@ -85,8 +85,13 @@ impl ExpiryMonitor {
                 "Certificate has expired, which no peer needs"
             ),
             Some(Expiry::Expiring(left)) => {
-                let left = humantime::format_duration(left);
-                tracing::warn!(certificate = subject, expires = at, %left, "Certificate expires soon");
+                let left = humantime::format_duration(left).to_string();
+                tracing::warn!(
+                    certificate = subject,
+                    expires = at,
+                    left,
+                    "Certificate expires soon"
+                );
             }
             None => {}
         }

@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::{
     cert::{CertKeyPaths, OwnCertificate},
-    clock::Clock,
+    clock::{Clock, format_rfc3339},
     trust::{TrustBundle, TrustSource},
     x509::Role,
 };
@@ -48,6 +48,17 @@ pub struct Identity<T> {
     pub tls: T,
 }
 
+/// An identity in short, for a person.
+#[derive(Clone, Debug, Default)]
+pub struct IdentitySummary {
+    /// The first ID in our own certificate.
+    pub id: Option<String>,
+    /// When our own certificate expires.
+    pub expires: Option<String>,
+    /// How many roots of the trust bundle are valid.
+    pub roots: Option<usize>,
+}
+
 /// Builds `T`, the rustls side of an [`Identity`].
 pub type Build<T> = dyn Fn(Option<&Arc<OwnCertificate>>, Option<&TrustBundle>, UnixTime) -> Result<T, ConfigError>
     + Send
@@ -79,6 +90,17 @@ impl<T> Identity<T> {
     ) -> Result<Self, ConfigError> {
         let tls = build(own.as_ref(), trust.as_deref(), now)?;
         Ok(Self { own, trust, trust_generation, tls })
+    }
+
+    /// What a service logs of it when it starts, at `now`.
+    pub fn summary(&self, now: UnixTime) -> IdentitySummary {
+        let own = self.own.as_deref();
+        let ids = own.and_then(|own| own.names.peer_ids().ok()).unwrap_or_default();
+        IdentitySummary {
+            id: ids.first().map(|id| id.as_str().to_owned()),
+            expires: own.map(|own| format_rfc3339(own.not_after(now))),
+            roots: self.trust.as_deref().map(|trust| trust.active_count(now)),
+        }
     }
 
     /// Whether our own certificate has expired, so that every peer rejects it.

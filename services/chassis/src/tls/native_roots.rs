@@ -91,7 +91,7 @@ pub(super) fn parse(contents: &[FileContents]) -> Result<Vec<Root>, ConfigError>
         )
         .hint("correct it, or unset it")),
         (true, false) => Err(ConfigError::new(SUBJECT, "there are none").hint(
-            "name a trust bundle with ponger.acceptCert, or install the package ca-certificates",
+            "name a trust bundle with ponger.acceptCert or otel.trustBundle, or install the package ca-certificates",
         )),
     }
 }

@@ -145,7 +145,7 @@ impl Pair {
                 pinger_signals.stop("the step has ended");
                 Ok(())
             };
-            tokio::try_join!(pinger.run_until_stopped(signals), watching)
+            tokio::try_join!(Box::pin(pinger.run_until_stopped(signals)), watching)
         };
         let must =
             || format!("it must end with `{}`, and ponger must count {}", step.result, step.count);

@@ -23,3 +23,4 @@ mod rotation;
 mod scrapes;
 mod slow;
 mod stopping;
+mod traces;
