@@ -1,0 +1,130 @@
+//! Measures ponger and pinger beside their peers, and writes a table and pictures.
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use bench::{
+    chart,
+    line::{self, Line},
+    machine,
+    measure::Effort,
+    peer::{self, Peer},
+    programs::Programs,
+    report::Report,
+    run,
+};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measure ponger and pinger beside nginx, Go and hyper, in one interleaved run
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Measure only these lines; the first words of a name select all that begin with them
+    #[arg(long, value_delimiter = ',', value_name = "LINES")]
+    only: Vec<String>,
+
+    /// List the lines and exit
+    #[arg(long)]
+    list: bool,
+
+    /// How often each peer is measured on each line
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// How many seconds a measurement takes
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    seconds: u16,
+
+    /// How many processors both ends share
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    processors: u16,
+
+    /// Another server, as a command for sh; see services/bench/README.md
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = peer::parse)]
+    peer: Vec<Peer>,
+
+    /// Write results.md and pictures into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    output: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match start(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds everything, then measures on few processors. Returns whether nothing failed.
+fn start(cli: &Cli) -> Result<bool> {
+    let lines = line::select(&cli.only)?;
+    if cli.list {
+        for line in lines {
+            println!("{}: {}", line.name, line.title);
+        }
+        return Ok(true);
+    }
+    let mut programs = Programs::build()?;
+    programs.peers.extend(cli.peer.iter().cloned());
+    run_pinned(cli, async |effort| measure(cli, lines, programs, effort).await)
+}
+
+/// Runs `main` on few processors, until it ends or a signal ends it: then servers are stopped and
+/// temporary directories removed, as they are dropped.
+fn run_pinned(cli: &Cli, main: impl AsyncFnOnce(Effort) -> Result<bool>) -> Result<bool> {
+    machine::raise_file_limit()?;
+    let processors = machine::pin(cli.processors.into())?;
+    let effort = Effort {
+        warm_up: Duration::from_millis(500),
+        duration: Duration::from_secs(cli.seconds.into()),
+        processors,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            result = main(effort) => result,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
+
+async fn measure(cli: &Cli, lines: Vec<Line>, programs: Programs, effort: Effort) -> Result<bool> {
+    let machine = machine::describe(effort.processors);
+    let Programs { peers: found, missing, .. } = &programs;
+    let mut missing = missing.clone();
+    let mut peers = Vec::new();
+    for peer in found {
+        match run::probe(peer).await {
+            Ok(negotiated) => peers.push((peer.clone(), negotiated)),
+            Err(error) if peer.is_ours() => return Err(error.context("ping-pong")),
+            Err(error) => missing.push((peer.name.clone(), format!("{error:#}"))),
+        }
+    }
+    for (name, why) in &missing {
+        eprintln!("{name} is left out: {why}");
+    }
+    let found: Vec<_> = peers.iter().map(|(peer, _)| peer.clone()).collect();
+    let results = run::run(lines, &found, cli.rounds.into(), &effort).await?;
+    let succeeded = !results.iter().flat_map(|result| &result.cells).any(|cell| cell.failed);
+    let report = Report { machine, peers, missing, results };
+    match &cli.output {
+        None => println!("{}", report.markdown(&[])),
+        Some(dir) => write(&report, dir).with_context(|| dir.display().to_string())?,
+    }
+    Ok(succeeded)
+}
+
+fn write(report: &Report, dir: &PathBuf) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    let pictures = chart::write(report, dir)?;
+    fs::write(dir.join("results.md"), report.markdown(&pictures))?;
+    eprintln!("{} has the results", dir.join("results.md").display());
+    Ok(())
+}

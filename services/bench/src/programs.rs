@@ -1,0 +1,137 @@
+//! Builds the services and the peers.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::peer::{Kind, Peer};
+
+/// Where this crate is.
+const CRATE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The peers that can be started here, ours first, and those that cannot.
+#[derive(Debug)]
+pub struct Programs {
+    /// Ours first.
+    pub peers: Vec<Peer>,
+    /// The names of the others, with the reason.
+    pub missing: Vec<(String, String)>,
+    /// Keeps what is built outside of cargo's directory.
+    _dir: TempDir,
+}
+
+impl Programs {
+    /// Builds ponger, pinger and our peers in release mode, and finds the installed ones.
+    ///
+    /// # Errors
+    /// When a build in Rust fails.
+    pub fn build() -> Result<Self> {
+        let peers = vec![build_ours()?];
+        let built = cargo_build("bench")?;
+        let dir = tempfile::Builder::new().prefix("ping-pong-bench-").tempdir()?;
+        let mut programs = Self { peers, missing: Vec::new(), _dir: dir };
+        let nginx = version("nginx", &["-V"]).map(|text| {
+            // The others say how it was built.
+            let is_version =
+                |line: &&str| line.contains("nginx version") || line.contains("OpenSSL");
+            (text.lines().filter(is_version).collect::<Vec<_>>().join(", "), Kind::Nginx)
+        });
+        programs.add("nginx", nginx);
+        let go = build_go(&programs._dir.path().join("go-server"));
+        programs.add("Go", go);
+        let path = |name| program(&built, name);
+        let hyper = path("hyper-server")
+            .and_then(|server| Ok(Kind::Hyper { server, client: path("hyper-client")? }));
+        programs.add("hyper", hyper.map(|kind| (locked_version("hyper"), kind)));
+        Ok(programs)
+    }
+
+    fn add(&mut self, name: &str, found: Result<(String, Kind)>) {
+        match found {
+            Ok((version, kind)) => self.peers.push(Peer { name: name.to_owned(), version, kind }),
+            Err(error) => self.missing.push((name.to_owned(), format!("{error:#}"))),
+        }
+    }
+}
+
+/// Builds ponger and pinger in release mode.
+///
+/// # Errors
+/// When the build fails, or a program does not start.
+pub fn build_ours() -> Result<Peer> {
+    // One call for each: in one call, each would get the other's features of their dependencies.
+    let server = program(&cargo_build("ponger")?, "ponger")?;
+    let client = program(&cargo_build("pinger")?, "pinger")?;
+    let version = version(&server.to_string_lossy(), &["--version"])?;
+    Ok(Peer { name: "ping-pong".to_owned(), version, kind: Kind::PingPong { server, client } })
+}
+
+/// The path of a built program.
+fn program(built: &BTreeMap<String, PathBuf>, name: &str) -> Result<PathBuf> {
+    built.get(name).cloned().with_context(|| format!("cargo did not build {name}"))
+}
+
+/// Builds the binaries of a package, and returns their paths by name.
+fn cargo_build(package: &str) -> Result<BTreeMap<String, PathBuf>> {
+    eprintln!("Building {package} in release mode");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut child = Command::new(cargo)
+        .args(["build", "--release", "--locked", "--bins", "--package", package])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(CRATE)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo")?;
+    let output = child.stdout.take().context("cargo's output")?;
+    let mut built = BTreeMap::new();
+    for line in BufReader::new(output).lines() {
+        let message: Value = serde_json::from_str(&line?)?;
+        let name = message["target"]["name"].as_str();
+        if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
+            built.insert(name.to_owned(), path.into());
+        }
+    }
+    ensure!(child.wait()?.success(), "cargo could not build {package}");
+    Ok(built)
+}
+
+fn build_go(program: &Path) -> Result<(String, Kind)> {
+    let version = version("go", &["version"])?;
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(program).arg("main.go").current_dir(format!("{CRATE}/go"));
+    ensure!(build.status()?.success(), "go could not build {CRATE}/go/main.go");
+    Ok((version, Kind::Go(program.to_owned())))
+}
+
+/// The version of a crate in the lock file.
+fn locked_version(name: &str) -> String {
+    let lock = fs::read_to_string(format!("{CRATE}/../../Cargo.lock")).unwrap_or_default();
+    let package = format!("name = \"{name}\"\nversion = \"");
+    let version = lock.split_once(&package).and_then(|(_, rest)| rest.split('"').next());
+    format!("{name} {}", version.unwrap_or("of an unknown version"))
+}
+
+/// What a program prints about its version.
+///
+/// # Errors
+/// When it is not installed or fails.
+pub fn version(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{program} is not installed"))?;
+    let printed = [output.stdout, output.stderr].concat();
+    if !output.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&printed));
+    }
+    Ok(String::from_utf8_lossy(&printed).trim().to_owned())
+}
