@@ -4,12 +4,12 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bench::{
-    chart,
+    chart, gate,
     line::{self, Line},
     machine,
     measure::Effort,
     peer::{self, Peer},
-    programs::Programs,
+    programs::{Programs, build_ours},
     report::Report,
     run,
 };
@@ -47,6 +47,10 @@ struct Cli {
     /// Write results.md and pictures into this directory
     #[arg(long, value_name = "DIRECTORY")]
     output: Option<PathBuf>,
+
+    /// Only check that instructions, allocations and bytes are within their limits
+    #[arg(long, conflicts_with_all = ["only", "list", "peer", "output"])]
+    gate: bool,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +72,10 @@ fn start(cli: &Cli) -> Result<bool> {
             println!("{}: {}", line.name, line.title);
         }
         return Ok(true);
+    }
+    if cli.gate {
+        let ours = build_ours()?;
+        return run_pinned(cli, async |effort| gate::check(&ours, &effort).await);
     }
     let mut programs = Programs::build()?;
     programs.peers.extend(cli.peer.iter().cloned());
