@@ -36,15 +36,15 @@ const fn size(name: &'static str, value: f64) -> Limit {
 }
 
 const LIMITS: [Limit; 9] = [
-    count(REQUEST.name, 26_500.0),
-    count(TEXT.name, 37_400.0),
-    count(JSON.name, 41_400.0),
+    count(REQUEST.name, 26_300.0),
+    count(TEXT.name, 38_000.0),
+    count(JSON.name, 42_100.0),
     count(HANDSHAKE.name, 3_040_000.0),
     count(ALLOCATIONS.name, 15.0),
-    size(ANONYMOUS.name, 0.96),
+    size(ANONYMOUS.name, 0.98),
     size(CONNECTION_BYTES.name, 31_700.0),
-    size(PONGER_BYTES, 7_396_688.0),
-    size(PINGER_BYTES, 9_243_192.0),
+    size(PONGER_BYTES, 8_119_360.0),
+    size(PINGER_BYTES, 10_359_616.0),
 ];
 
 const PONGER_BYTES: &str = "bytes of ponger";
