@@ -14,6 +14,16 @@ use tempfile::TempDir;
 
 use crate::peer::{Kind, Peer};
 
+/// Builds our peers. The release profile optimizes for size what ponger does not need, and hyper is
+/// measured at its fastest.
+const HYPER: [&str; 5] = [
+    "--package=bench",
+    "--bin=hyper-server",
+    "--bin=hyper-client",
+    "--config=profile.release.package.hyper.opt-level=3",
+    "--config=profile.release.package.hyper-util.opt-level=3",
+];
+
 /// Where this crate is.
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -35,7 +45,7 @@ impl Programs {
     /// When a build in Rust fails.
     pub fn build() -> Result<Self> {
         let peers = vec![build_ours()?];
-        let built = cargo_build("bench")?;
+        let built = cargo_build("hyper", &HYPER)?;
         let dir = tempfile::Builder::new().prefix("ping-pong-bench-").tempdir()?;
         let mut programs = Self { peers, missing: Vec::new(), _dir: dir };
         let nginx = version("nginx", &["-V"]).map(|text| {
@@ -68,8 +78,8 @@ impl Programs {
 /// When the build fails, or a program does not start.
 pub fn build_ours() -> Result<Peer> {
     // One call for each: in one call, each would get the other's features of their dependencies.
-    let server = program(&cargo_build("ponger")?, "ponger")?;
-    let client = program(&cargo_build("pinger")?, "pinger")?;
+    let server = program(&cargo_build("ponger", &["--package=ponger"])?, "ponger")?;
+    let client = program(&cargo_build("pinger", &["--package=pinger"])?, "pinger")?;
     let version = version(&server.to_string_lossy(), &["--version"])?;
     Ok(Peer { name: "ping-pong".to_owned(), version, kind: Kind::PingPong { server, client } })
 }
@@ -79,13 +89,13 @@ fn program(built: &BTreeMap<String, PathBuf>, name: &str) -> Result<PathBuf> {
     built.get(name).cloned().with_context(|| format!("cargo did not build {name}"))
 }
 
-/// Builds the binaries of a package, and returns their paths by name.
-fn cargo_build(package: &str) -> Result<BTreeMap<String, PathBuf>> {
-    eprintln!("Building {package} in release mode");
+/// Builds what `options` select, and returns the paths of the binaries by name.
+fn cargo_build(title: &str, options: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    eprintln!("Building {title} in release mode");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--bins", "--package", package])
-        .arg("--message-format=json-render-diagnostics")
+        .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])
+        .args(options)
         .current_dir(CRATE)
         .stdout(Stdio::piped())
         .spawn()
@@ -99,7 +109,7 @@ fn cargo_build(package: &str) -> Result<BTreeMap<String, PathBuf>> {
             built.insert(name.to_owned(), path.into());
         }
     }
-    ensure!(child.wait()?.success(), "cargo could not build {package}");
+    ensure!(child.wait()?.success(), "cargo could not build {title}");
     Ok(built)
 }
 
