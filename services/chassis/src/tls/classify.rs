@@ -1,10 +1,14 @@
 //! TLS errors as failures: the reason from the closed list, and what to do about it in words.
 
-use std::{fmt, io};
+use std::{fmt, io, net::IpAddr};
 
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
-use super::{clock::format_rfc3339, limits::ChainTooLarge, peer_id::PeerIdError};
+use super::{
+    clock::format_rfc3339,
+    limits::ChainTooLarge,
+    peer_id::{PeerIdError, sanitize},
+};
 use crate::failure::{Failure, FailureReason, find_source};
 
 /// How many of a certificate's names are quoted, and how many characters of each: a certificate may
@@ -55,6 +59,9 @@ pub fn from_io(peer: &str, error: &io::Error) -> Failure {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 Failure::new(reason, format!("{peer} closed the connection"))
+            }
+            io::ErrorKind::ConnectionReset => {
+                Failure::new(reason, format!("{peer} reset the connection"))
             }
             _ => Failure::new(reason, error),
         };
@@ -221,13 +228,17 @@ fn wrong_name(names: Option<(String, &[String])>) -> String {
     format!("is not for {expected} but for: {list}; reissue it for the expected name")
 }
 
-/// A name without the words of webpki around it: `DnsName("ponger")`.
+/// A name, printable and without the words of webpki around it: `DnsName("ponger")`.
 fn shorten(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     let name = inner.unwrap_or(name).trim_matches('"');
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return address.to_string();
+    }
+    let name = sanitize(name);
     match name.char_indices().nth(MAX_NAME_LENGTH) {
         Some((end, _)) => format!("{}...", &name[..end]),
-        None => name.to_owned(),
+        None => name.into_owned(),
     }
 }
 
@@ -261,10 +272,12 @@ fn alert(peer: &str, alert: AlertDescription) -> String {
 
 /// The name of an alert as RFC 8446, section 6, spells it: `unknown_ca`.
 fn alert_name(alert: AlertDescription) -> String {
-    if alert == AlertDescription::UnknownCA {
-        return "unknown_ca".into();
+    match alert {
+        AlertDescription::UnknownCA => "unknown_ca".into(),
+        AlertDescription::UnrecognisedName => "unrecognized_name".into(),
+        AlertDescription::Unknown(code) => format!("number {code}"),
+        known => snake_case(&format!("{known:?}")),
     }
-    snake_case(&format!("{alert:?}"))
 }
 
 fn snake_case(camel_case: &str) -> String {
@@ -325,11 +338,16 @@ mod tests {
             ),
             (Wrong::NotValidForName, TlsWrongName, "is for another name; reissue it"),
             (
-                not_for(&["DnsName(\"other\")", "IpAddress(::1)"]),
+                not_for(&["DnsName(\"other\")", "IpAddress(0::1)"]),
                 TlsWrongName,
                 "is not for ponger but for: other, ::1; reissue it",
             ),
             (not_for(&[&a, &(o.clone() + "ö")]), TlsWrongName, &format!("for: {a}, {o}...;")),
+            (
+                not_for(&["DnsName(\"a\x1b[2J\u{202e}\")"]),
+                TlsWrongName,
+                "for: a\\u{1b}[2J\\u{202e};",
+            ),
             (not_for(&[]), TlsWrongName, "for: no name;"),
             (not_for(&["a", "b", "c", "d"]), TlsWrongName, "for: a, b, c, d;"),
             (not_for(&["a", "b", "c", "d", "e", "f"]), TlsWrongName, "a, b, c, d, and 2 more;"),
@@ -375,6 +393,8 @@ mod tests {
             (AlertDescription::HandshakeFailure, "handshake_failure: it supports none"),
             (AlertDescription::AccessDenied, "access_denied: it denies access"),
             (AlertDescription::InternalError, "internal_error: see its log"),
+            (AlertDescription::UnrecognisedName, "unrecognized_name: it does not serve"),
+            (AlertDescription::Unknown(238), "number 238: see its log"),
         ] {
             let failure = classify(Error::AlertReceived(alert));
             assert_eq!(failure.reason, FailureReason::TlsRefusedByPeer);
