@@ -1,12 +1,13 @@
 //! The command line of `pinger diagnose`.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{net::Ipv6Addr, path::PathBuf, str::FromStr};
 
 use chassis::{
     config::{HumanDuration, MinTlsVersion},
     error::ConfigError,
 };
 use clap::Args;
+use rustls::pki_types::ServerName;
 
 use crate::{
     config::Config,
@@ -88,8 +89,9 @@ impl DiagnoseArgs {
     /// The first fault that is found.
     pub fn config(&self) -> Result<Config, ConfigError> {
         let is_plain = |url: &String| url.trim_start().to_ascii_lowercase().starts_with("http://");
-        if let Some(url) = self.url.as_ref().filter(|url| is_plain(url) && !self.insecure) {
-            return Err(ConfigError::new(format!("`{url}`"), "it is plain HTTP, not TLS")
+        // It is not quoted: there may be a password in it.
+        if self.url.as_ref().is_some_and(is_plain) && !self.insecure {
+            return Err(ConfigError::new("URL", "it is plain HTTP, not TLS")
                 .hint("use an `https` URL, or give --insecure"));
         }
         Config::load_changed(self.config.as_deref(), self.url.is_some(), |config| {
@@ -149,25 +151,29 @@ impl FromStr for ConnectTo {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let whole = |host: &str| Self { host: host.to_owned(), port: None };
         // An IPv6 address with a port has brackets; without, all of it is the address.
-        let is_ipv6 = text.parse::<std::net::Ipv6Addr>().is_ok();
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !is_ipv6 && !text.ends_with(']') => (whole(host), Some(port)),
-            _ => (whole(text), None),
+            Some((host, port)) if text.parse::<Ipv6Addr>().is_err() && !text.ends_with(']') => {
+                (host, Some(port))
+            }
+            _ => (text, None),
         };
-        let bare = host.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = port.map(|port| {
-            let number = port.parse().ok().filter(|number| *number > 0);
-            number.ok_or_else(|| format!("`{port}` is no port from 1 to 65535"))
-        });
-        let port = port.transpose()?;
-        if bare.is_empty() || bare.contains('/') {
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bracketed.unwrap_or(host);
+        let is_host = match bracketed {
+            Some(host) => host.parse::<Ipv6Addr>().is_ok(),
+            None => ServerName::try_from(host).is_ok(),
+        };
+        if !is_host {
             return Err(
                 "it is no address, such as 10.0.0.7, 10.0.0.7:8443 or [fd00::7]:8443".into()
             );
         }
-        Ok(Self { host: bare, port })
+        let port = port.map(|port| {
+            let number = port.parse().ok().filter(|number| *number > 0);
+            number.ok_or_else(|| format!("`{port}` is no port from 1 to 65535"))
+        });
+        Ok(Self { host: host.to_owned(), port: port.transpose()? })
     }
 }
 
@@ -189,7 +195,21 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ConnectTo { host: host.into(), port }), "{text}");
         }
-        for text in ["", ":1", "a:", "a:0", "a:65536", "a:b", "https://a"] {
+        for text in [
+            "",
+            ":1",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:b",
+            "https://a",
+            "a b",
+            "u@a:1",
+            "[::1",
+            "::1]",
+            "[a]:1",
+            "fd00::7:x",
+        ] {
             assert!(text.parse::<ConnectTo>().is_err(), "{text}");
         }
     }

@@ -501,13 +501,14 @@ fn rejects_what_cannot_be_diagnosed() {
     let env = Env::new();
     for (arguments, code, text) in [
         (
-            &["http://a"] as &[&str],
+            &["http://user:secret@a"] as &[&str],
             78,
-            "`http://a`: it is plain HTTP, not TLS; use an `https` URL, or give --insecure",
+            "URL: it is plain HTTP, not TLS; use an `https` URL, or give --insecure",
         ),
         (&["https://a", "--accept-cert", "/nowhere.crt"], 78, "/nowhere.crt (ponger.acceptCert): "),
         (&["https://a", "--client-certificate", "a"], 78, "one is set without the other"),
         (&["https://a", "--server-id", "a"], 78, "ponger.serverId: `a`: a SPIFFE ID starts with"),
+        (&["https://user:secret@a"], 78, "contains a user"),
         (&["https://"], 78, "is not a URL"),
         (&["https://a", "--insecure"], 78, "conflicts with the `https` URL"),
         (&["https://a", "--config", "/nowhere.yaml"], 78, "/nowhere.yaml"),
@@ -519,6 +520,7 @@ fn rejects_what_cannot_be_diagnosed() {
         let diagnosis = run(arguments);
         assert_eq!(diagnosis.code, code, "{arguments:?}: {}", diagnosis.stderr);
         assert!(diagnosis.stderr.contains(text), "{arguments:?}: {}", diagnosis.stderr);
+        assert!(!diagnosis.stderr.contains("secret"), "{arguments:?}: {}", diagnosis.stderr);
         assert_eq!(diagnosis.stdout, "", "{arguments:?}");
     }
     let key = fs::read_to_string(env.pinger.file("tls.key")).unwrap();
