@@ -221,9 +221,12 @@ impl Preflight<'_> {
         })?;
         let parsed = self.chain.iter().map(|der| self.parse(der)).collect::<Result<Vec<_>, _>>()?;
         let chain = IssuerGraph::new(&parsed);
-        let in_it = |reason: String| self.error(format!("a certificate in it {reason}"));
+        let in_it = |certificate: &X509Certificate<'_>, reason: &str| {
+            let reason = unsupported::with_subject(certificate, reason);
+            self.error(format!("a certificate in it {reason}"))
+        };
         if let Some(reason) = unsupported::key(&parsed[0]) {
-            return Err(in_it(reason));
+            return Err(in_it(&parsed[0], &reason));
         }
         let path = self.path_of_issuers(&chain, &parsed)?;
         for position in &path {
@@ -242,7 +245,7 @@ impl Preflight<'_> {
             let reason = unsupported::as_issuer(issuer)
                 .or_else(|| if is_root { None } else { as_intermediate() });
             if let Some(reason) = reason {
-                return Err(in_it(reason));
+                return Err(in_it(issuer, &reason));
             }
         }
         let path: Vec<_> = path.iter().map(|position| &self.chain[*position]).collect();

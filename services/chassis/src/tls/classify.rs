@@ -8,6 +8,7 @@ use super::{
     clock::format_rfc3339,
     limits::ChainTooLarge,
     peer_id::{PeerIdError, sanitize},
+    unsupported::WEAK_SIGNATURE,
 };
 use crate::failure::{Failure, FailureReason, find_source};
 
@@ -185,7 +186,7 @@ pub fn describe(error: &CertificateError) -> String {
         CertificateError::BadSignature => "has a signature that cannot be verified: it was not made by the issuer's key, or that key is RSA of less than 2048 bits; reissue it".into(),
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "is signed by an algorithm that is not accepted, such as SHA-1; reissue it with SHA-256 or better".into()
+            WEAK_SIGNATURE.into()
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "is for another purpose; reissue it with the extendedKeyUsage serverAuth for a server, clientAuth for a client".into()

@@ -51,8 +51,40 @@ pub struct ExplainedCertificate {
 pub struct Stopped {
     /// The position of the certificate, from 0.
     pub position: usize,
-    /// Why; completes "it ...".
+    /// Why, and what to do about it.
+    pub why: Why,
+}
+
+/// Why verification stops at a certificate. Reason and remedy are apart because the reason may quote a
+/// name in the certificate, in which the server can write anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// Completes "it ...".
     pub reason: String,
+    /// What to do about it, where the certificate shows that.
+    pub remedy: Option<String>,
+}
+
+impl Why {
+    /// Of a text of ours, which has the remedy after a semicolon and quotes no name.
+    fn from_text(text: &str) -> Self {
+        match text.split_once("; ") {
+            Some((reason, remedy)) => {
+                Self { reason: reason.to_owned(), remedy: Some(remedy.to_owned()) }
+            }
+            None => Self::from(text.to_owned()),
+        }
+    }
+
+    fn with_remedy(reason: String, remedy: &str) -> Self {
+        Self { reason, remedy: Some(remedy.to_owned()) }
+    }
+}
+
+impl From<String> for Why {
+    fn from(reason: String) -> Self {
+        Self { reason, remedy: None }
+    }
 }
 
 /// Explains `chain`, which a server presented at `now` to a client that trusts `trust` and rejected it
@@ -88,7 +120,7 @@ pub fn explain(
         let unreadable = chain.iter().position(|der| parse(der).is_err());
         let stopped = unreadable.map(|position| Stopped {
             position,
-            reason: parse(&chain[position]).err().unwrap_or_default(),
+            why: parse(&chain[position]).err().unwrap_or_default().into(),
         });
         return explained(notes(&|_| "not verified".to_owned()), stopped);
     };
@@ -148,7 +180,7 @@ impl Explanation<'_> {
         }
         match self.path.get(step + 1) {
             Some(issuer) => format!("issued by certificate {}", issuer + 1),
-            None => self.why_no_issuer(position),
+            None => self.why_no_issuer(position).reason,
         }
     }
 
@@ -177,42 +209,51 @@ impl Explanation<'_> {
     }
 
     /// Why no issuer of the certificate at `position` is known; completes "it ...".
-    fn why_no_issuer(&self, position: usize) -> String {
+    fn why_no_issuer(&self, position: usize) -> Why {
         let certificate = &self.parsed[position];
         let issuer = printable_name(certificate.issuer());
         let has_issuers_name =
             |other: &X509Certificate<'_>| other.subject() == certificate.issuer();
         if signature::is_self_signed(certificate) {
             return match position {
-                0 => "is self-signed, and not in the trust bundle".to_owned(),
-                _ => "is a root that is not in the trust bundle".to_owned(),
+                0 => "is self-signed, and not in the trust bundle".to_owned().into(),
+                _ => "is a root that is not in the trust bundle".to_owned().into(),
             };
         }
         if !signature::is_accepted_algorithm(certificate) {
-            return "is signed by an algorithm that is not accepted, such as SHA-1; reissue it with SHA-256 or better".to_owned();
+            return Why::from_text(unsupported::WEAK_SIGNATURE);
         }
         let namesake = |root: &&Root| parse(&root.der).is_ok_and(|other| has_issuers_name(&other));
         if let Some(root) = self.trust.roots().find(namesake) {
             let Validity { not_before, not_after } = root.validity;
             if not_after < self.now {
                 let at = format_rfc3339(not_after);
-                return format!(
+                let reason = format!(
                     "was issued by the root `{issuer}` of the trust bundle, which expired at {at}"
+                );
+                return Why::with_remedy(
+                    reason,
+                    "replace that root in the trust bundle by its successor",
                 );
             }
             if not_before > self.now {
                 let at = format_rfc3339(not_before);
-                return format!(
+                let reason = format!(
                     "was issued by the root `{issuer}` of the trust bundle, which is not valid before {at}"
                 );
+                return Why::with_remedy(reason, "compare the clocks, or wait");
             }
-            return format!(
-                "names `{issuer}` as its issuer, and the root of that name in the trust bundle has another key; if that root was replaced, add the new one to the trust bundle"
+            let reason = format!(
+                "names `{issuer}` as its issuer, and the root of that name in the trust bundle has another key"
+            );
+            return Why::with_remedy(
+                reason,
+                "if that root was replaced, add the new one to the trust bundle",
             );
         }
         let sent = (1..self.parsed.len())
             .find(|other| *other != position && has_issuers_name(&self.parsed[*other]));
-        match sent {
+        let reason = match sent {
             Some(sent) if !Validity::from_parsed(&self.parsed[sent]).contains(self.now) => format!(
                 "was issued by `{issuer}`, and certificate {} of that name is not valid now",
                 sent + 1
@@ -224,7 +265,8 @@ impl Explanation<'_> {
             None => format!(
                 "was issued by `{issuer}`, which the server did not send and the trust bundle does not have"
             ),
-        }
+        };
+        reason.into()
     }
 
     /// Where `error` arose.
@@ -242,15 +284,15 @@ impl Explanation<'_> {
             // The chain is verified, but not the proof that the server has the leaf's key.
             E::BadSignature if self.path.iter().any(|position| self.is_anchored(*position)) => {
                 let reason = "is not the certificate of the key that the server has".to_owned();
-                self.stop_by_support().or(Some(Stopped { position: 0, reason }))
+                self.stop_by_support().or(Some(Stopped { position: 0, why: reason.into() }))
             }
             E::UnknownIssuer | E::BadSignature => {
-                let stop = |reason| Stopped { position: top, reason };
-                self.stop_by_support().or_else(|| Some(stop(self.why_no_issuer(top))))
+                let stop = || Stopped { position: top, why: self.why_no_issuer(top) };
+                self.stop_by_support().or_else(|| Some(stop()))
             }
-            other => self
-                .stop_by_support()
-                .or_else(|| Some(Stopped { position: 0, reason: classify::describe(other) })),
+            other => self.stop_by_support().or_else(|| {
+                Some(Stopped { position: 0, why: Why::from_text(&classify::describe(other)) })
+            }),
         }
     }
 
@@ -264,7 +306,7 @@ impl Explanation<'_> {
             } else {
                 return None;
             };
-            Some(Stopped { position: *position, reason })
+            Some(Stopped { position: *position, why: reason.into() })
         })
     }
 
@@ -288,12 +330,7 @@ impl Explanation<'_> {
                 unsupported::as_issuer(certificate)
                     .or_else(|| if is_root { None } else { intermediate() })
             };
-            // Without the subject, which is named anyway.
-            let reason = reason.map(|reason| match reason.split_once(") ") {
-                Some((subject, rest)) if subject.starts_with("(`") => rest.to_owned(),
-                _ => reason,
-            });
-            reason.map(|reason| Stopped { position, reason })
+            reason.map(|reason| Stopped { position, why: Why::from_text(&reason) })
         })
     }
 }

@@ -27,6 +27,7 @@ impl Root {
         let certificate =
             x509::parse(&der).map_err(|reason| error(format!("a certificate in it {reason}")))?;
         if let Some(reason) = unsupported::as_issuer(&certificate) {
+            let reason = unsupported::with_subject(&certificate, &reason);
             return Err(error(format!("a root in it {reason}")));
         }
         if !certificate.is_ca() && !signature::is_self_signed(&certificate) {

@@ -1,5 +1,5 @@
 //! What webpki and the cryptography library do not support in a certificate, and would report at each
-//! handshake, with a misleading reason. Each reason completes "a certificate in it ...".
+//! handshake, with a misleading reason. Each reason completes "it ...", and says after a semicolon what to do.
 
 use x509_parser::{
     asn1_rs::{Oid, Tagged as _, oid},
@@ -8,11 +8,19 @@ use x509_parser::{
     oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY,
 };
 
-use super::{signature, x509::Role};
+use super::{cert_info::printable_name, signature, x509::Role};
 
 /// What to use instead of an unsupported key.
 pub(super) const SUPPORTED_KEYS: &str =
     "use an ECDSA key on P-256, P-384 or P-521, an Ed25519 key, or an RSA key of 2048 to 8192 bits";
+
+/// A certificate whose signature is not accepted.
+pub(super) const WEAK_SIGNATURE: &str = "is signed by an algorithm that is not accepted, such as SHA-1; reissue it with SHA-256 or better";
+
+/// `reason` with the subject of the certificate that it is about; completes "a certificate in it ...".
+pub(super) fn with_subject(certificate: &X509Certificate<'_>, reason: &str) -> String {
+    format!("(`{}`) {reason}", printable_name(certificate.subject()))
+}
 
 /// Why no certificate that `certificate` issued could be verified, whatever is in it.
 pub(super) fn as_issuer(certificate: &X509Certificate<'_>) -> Option<String> {
@@ -22,15 +30,12 @@ pub(super) fn as_issuer(certificate: &X509Certificate<'_>) -> Option<String> {
 /// Why a verifier in whose chain `certificate` stands below a root rejects that chain, which is that
 /// of a peer in `role`.
 pub(super) fn as_intermediate(certificate: &X509Certificate<'_>, role: Role) -> Option<String> {
-    let subject = certificate.subject();
     if !signature::is_accepted_algorithm(certificate) {
-        return Some(format!(
-            "(`{subject}`) is signed by an algorithm that is not accepted, such as SHA-1; reissue it with SHA-256 or better"
-        ));
+        return Some(WEAK_SIGNATURE.to_owned());
     }
     if let Some(id) = critical_extension(certificate) {
         return Some(format!(
-            "(`{subject}`) has a critical extension that is not supported ({id}); reissue it without that extension"
+            "has a critical extension that is not supported ({id}); reissue it without that extension"
         ));
     }
     let usage = certificate.extended_key_usage().ok()??.value;
@@ -40,22 +45,20 @@ pub(super) fn as_intermediate(certificate: &X509Certificate<'_>, role: Role) -> 
     };
     (!usable).then(|| {
         format!(
-            "(`{subject}`) has an extended key usage that does not allow it for a {part} certificate; reissue it with {wanted}, or without that extension"
+            "has an extended key usage that does not allow it for a {part} certificate; reissue it with {wanted}, or without that extension"
         )
     })
 }
 
 /// Why no signature by the key of `certificate` could be verified.
 pub(super) fn key(certificate: &X509Certificate<'_>) -> Option<String> {
-    let (subject, key) = (certificate.subject(), &certificate.public_key().algorithm);
+    let key = &certificate.public_key().algorithm;
     let is_named_curve = || key.parameters.as_ref().is_some_and(|curve| curve.tag() == Oid::TAG);
     if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && !is_named_curve() {
-        return Some(format!(
-            "(`{subject}`) has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256"
-        ));
+        return Some("has an EC key with explicit parameters, which is not supported; make the key with a named curve, such as P-256".to_owned());
     }
     (!signature::is_supported_key(certificate))
-        .then(|| format!("(`{subject}`) has a key that is not supported; {SUPPORTED_KEYS}"))
+        .then(|| format!("has a key that is not supported; {SUPPORTED_KEYS}"))
 }
 
 fn name_constraints(certificate: &X509Certificate<'_>) -> Option<String> {
@@ -67,8 +70,7 @@ fn name_constraints(certificate: &X509Certificate<'_>) -> Option<String> {
         _ => None,
     })?;
     Some(format!(
-        "(`{}`) has a name constraint on {kind}, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only",
-        certificate.subject()
+        "has a name constraint on {kind}, which cannot be verified here, so every certificate below it would be rejected; reissue it with constraints on DNS names only"
     ))
 }
 

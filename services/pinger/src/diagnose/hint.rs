@@ -8,52 +8,109 @@ use chassis::{
 
 use super::seen::Seen;
 
-/// Splits `cause`, that of `failure`, into what happened and what to do about it.
-pub(super) fn split_hint(seen: &Seen<'_>, failure: &Failure, cause: &str) -> (String, String) {
-    // What is wrong with a certificate comes with its remedy, where the reason alone does not say it.
-    match (failure.reason, cause.split_once("; ")) {
-        (FailureReason::TlsUntrusted, Some((cause, remedy))) => {
+const SEND_LESS: &str = "Have the server send its certificate and the intermediates between it and the root, and nothing else.";
+
+/// Configuration keys in causes and hints, and what they are for a person who gave a URL and flags.
+const FLAGS: [(&str, &str); 9] = [
+    ("`ponger.url`", "the URL"),
+    ("`ponger.acceptCert`", "--accept-cert"),
+    ("`ponger.clientCertificate`", "--client-certificate"),
+    ("`ponger.clientPrivateKey`", "--client-private-key"),
+    ("`ponger.serverId`", "--server-id"),
+    ("`ponger.serverName`", "--server-name"),
+    ("`ponger.minTlsVersion`", "--min-tls-version"),
+    ("`expect.status`", "--expect-status"),
+    ("`timeout`", "--timeout"),
+];
+
+/// What to do about `failure`. `remedy` is what the certificate shows at which verification stopped.
+pub(super) fn hint(seen: &Seen<'_>, failure: &Failure, remedy: Option<&str>) -> String {
+    let hint = match (failure.reason, remedy) {
+        (FailureReason::TlsUntrusted, Some(remedy)) => {
             let (first, rest) = remedy.split_at(remedy.chars().next().map_or(0, char::len_utf8));
-            (cause.to_owned(), format!("{}{rest}.", first.to_uppercase()))
+            format!("{}{rest}.", first.to_uppercase())
         }
-        (
-            FailureReason::TlsExpired | FailureReason::TlsNotYetValid | FailureReason::TlsWrongName,
-            Some((cause, _)),
-        ) => (cause.to_owned(), hint(seen, failure)),
-        _ => (cause.to_owned(), hint(seen, failure)),
+        _ => specific(seen, failure).unwrap_or_else(|| failure.reason.hint().to_owned()),
+    };
+    if seen.args.url.is_none() {
+        return hint;
     }
+    FLAGS.iter().fold(hint, |hint, (key, flag)| hint.replace(key, flag))
 }
 
-/// What to do about `failure`.
-fn hint(seen: &Seen<'_>, failure: &Failure) -> String {
-    let speaks_http_2 =
-        failure.cause.contains("HTTP/2") || failure.cause.contains("no_application_protocol");
-    let specific = match failure.reason {
+/// What to do about `failure`, where what was seen says more than its reason.
+fn specific(seen: &Seen<'_>, failure: &Failure) -> Option<String> {
+    let cause = failure.cause.as_str();
+    let speaks_http_2 = cause.contains("HTTP/2") || cause.contains("no_application_protocol");
+    let text = match failure.reason {
         FailureReason::TlsRefusedByPeer | FailureReason::Body if speaks_http_2 => {
-            Some("Enable HTTP/1.1 on the server: pinger speaks no other version.".to_owned())
+            "Enable HTTP/1.1 on the server: pinger speaks no other version."
         }
-        FailureReason::TlsUntrusted => Some("If this is the right server: add the root above that certificate, or the certificate itself if it is self-signed, to the trust bundle (--accept-cert, `ponger.acceptCert`), or have the server send the intermediate that is missing.".to_owned()),
-        FailureReason::TlsRefusedByPeer => {
-            let version = || version(seen, &failure.cause);
-            client_certificate(seen).or_else(version).or_else(|| before_certificate(seen))
+        // The size of a chain is checked before its certificates.
+        FailureReason::TlsUntrusted if cause.contains(" are accepted") => SEND_LESS,
+        FailureReason::TlsUntrusted => {
+            "If this is the right server: add the root above that certificate, or the certificate itself if it is self-signed, to the trust bundle (`ponger.acceptCert`), or have the server send the intermediate that is missing."
         }
-        FailureReason::TlsProtocol if failure.cause.contains("64 KiB") => Some(
-            "Have the server send its certificate and the intermediates, and nothing else.".to_owned(),
-        ),
-        FailureReason::TlsProtocol => version(seen, &failure.cause),
-        FailureReason::Body if seen.status().is_none() => Some(
-            "Request a port at which the server speaks HTTP/1.1, and a path with a short response head.".to_owned(),
-        ),
-        FailureReason::TlsExpired | FailureReason::TlsNotYetValid => {
-            let now = format_rfc3339(seen.now);
-            Some(format!("{} Here it is {now}.", failure.reason.hint()))
+        FailureReason::TlsRefusedByPeer => return rejection(seen, cause),
+        FailureReason::TlsProtocol if cause.contains("64 KiB") => SEND_LESS,
+        FailureReason::TlsProtocol if cause.contains("did not speak TLS") => {
+            "Correct the host or the port in `ponger.url`: what answers there speaks another protocol, or a proxy before it does."
+        }
+        FailureReason::TlsProtocol => return version(seen, cause),
+        FailureReason::TlsWrongName if !seen.has_names() => {
+            "Reissue the certificate with the name as a subject alternative name (SAN): the common name in its subject does not count."
+        }
+        FailureReason::TlsWrongName => {
+            "Request one of these names in `ponger.url`, expect one of them by `ponger.serverName`, or reissue the certificate."
+        }
+        FailureReason::TlsExpired => {
+            return Some(format!(
+                "Renew that certificate on the server. If that was done, check that the server has loaded it, and compare the clocks: here it is {}.",
+                format_rfc3339(seen.now)
+            ));
+        }
+        FailureReason::TlsNotYetValid => {
+            return Some(format!(
+                "Compare the clocks, or wait: here it is {}.",
+                format_rfc3339(seen.now)
+            ));
+        }
+        FailureReason::Body if seen.status().is_none() || cause.contains("HTTP/1.1") => {
+            "Request a port at which the server speaks HTTP/1.1, and a path with a short response head."
         }
         FailureReason::Status | FailureReason::Denied => {
-            client_certificate(seen).or_else(|| status(seen))
+            return client_certificate(seen).or_else(|| status(seen));
         }
-        _ => None,
+        FailureReason::Reset => {
+            "The server or something between closed the connection. Check its log and restarts, its limits of connections, and the proxies before it."
+        }
+        FailureReason::RequestTimeout => {
+            "The server was reached, and took too long: check its load and its log, or wait longer (`timeout`)."
+        }
+        _ => return None,
     };
-    specific.unwrap_or_else(|| failure.reason.hint().to_owned())
+    Some(text.to_owned())
+}
+
+/// About a handshake that the server rejected.
+fn rejection(seen: &Seen<'_>, cause: &str) -> Option<String> {
+    let is_presented = seen.is_verified()
+        && seen
+            .handshake
+            .certificate_request
+            .as_ref()
+            .is_some_and(|request| request.has_usable_key);
+    let text = if cause.contains("unrecognized_name") {
+        "Request a name that the server serves, in `ponger.url` or by `ponger.serverName`."
+    } else if is_presented && cause.contains("unknown_ca") {
+        "Add the root above the client certificate to the server's bundle of client CAs, or present a certificate of a CA that the server trusts."
+    } else if is_presented && cause.contains("certificate_expired") {
+        "Compare the server's clock with the validity of the client certificate, and renew the certificate."
+    } else {
+        let version = || version(seen, cause);
+        return client_certificate(seen).or_else(version).or_else(|| before_certificate(seen));
+    };
+    Some(text.to_owned())
 }
 
 /// About a client certificate that the server asked for and did not get.
@@ -67,7 +124,7 @@ fn client_certificate(seen: &Seen<'_>) -> Option<String> {
     Some(if request.has_certificate {
         "The server accepts no signature that the key of the client certificate can make: use a key of another type, such as ECDSA on P-256.".to_owned()
     } else {
-        "The server asked for a client certificate, and none is configured: give --client-certificate and --client-private-key (`ponger.clientCertificate`, `ponger.clientPrivateKey`).".to_owned()
+        "The server asked for a client certificate, and none is configured: set `ponger.clientCertificate` and `ponger.clientPrivateKey`.".to_owned()
     })
 }
 
@@ -77,7 +134,7 @@ fn version(seen: &Seen<'_>, cause: &str) -> Option<String> {
         return None;
     }
     Some(match seen.config.ponger.min_tls_version {
-        MinTlsVersion::V1_3 => "The server does not support TLS 1.3: enable it there, or accept TLS 1.2 with --min-tls-version 1.2 (`ponger.minTlsVersion`).".to_owned(),
+        MinTlsVersion::V1_3 => "The server does not support TLS 1.3: enable it there, with a certificate whose key TLS 1.3 allows, such as ECDSA on P-256, or accept TLS 1.2 (`ponger.minTlsVersion`).".to_owned(),
         MinTlsVersion::V1_2 => "The server supports neither TLS 1.2 nor 1.3, and older versions are not secure: enable one of them there.".to_owned(),
     })
 }
@@ -86,7 +143,7 @@ fn version(seen: &Seen<'_>, cause: &str) -> Option<String> {
 fn before_certificate(seen: &Seen<'_>) -> Option<String> {
     let name = seen.target.server_name.as_ref().filter(|_| seen.handshake.verified.is_none())?;
     Some(format!(
-        "The server ended the handshake before it presented a certificate. Check in its log and configuration that it serves the name `{}` and supports TLS 1.3 (or 1.2, with --min-tls-version 1.2) with AES-GCM or ChaCha20, the group X25519, P-256 or P-384, and a key on P-256, P-384 or P-521, of Ed25519 or of RSA.",
+        "The server ended the handshake before it presented a certificate. Check in its log and configuration that it serves the name `{}` and supports TLS 1.3 (or 1.2, if `ponger.minTlsVersion` allows it) with AES-GCM or ChaCha20, the group X25519, P-256 or P-384, and a key on P-256, P-384 or P-521, of Ed25519 or of RSA.",
         name.to_str()
     ))
 }
@@ -100,6 +157,6 @@ fn status(seen: &Seen<'_>) -> Option<String> {
         403 => "The server denies access to this client: allow it there (in ponger, by `service.allowedClients`), or present another certificate.".to_owned(),
         404 if seen.target.path == "/ping" => "The server has nothing at /ping, which is requested where a URL has no path: add the path to the URL, such as `/`.".to_owned(),
         500.. => "The server was reached, and failed by itself: read its log.".to_owned(),
-        _ => "The server was reached: correct the path in the URL, or the expected status (--expect-status, `expect.status`).".to_owned(),
+        _ => "The server was reached: correct the path in the URL, or the expected status (`expect.status`).".to_owned(),
     })
 }

@@ -6,17 +6,17 @@ use chassis::{
     tls::{
         cert_info::CertInfo,
         client::ClientTls,
-        explain::{ExplainedChain, explain},
+        explain::{ExplainedChain, Stopped, explain},
         identity::Identity,
         observer::ObservedHandshake,
         peer_id::sanitize,
     },
 };
-use rustls::pki_types::UnixTime;
+use rustls::{CertificateError, Error, pki_types::UnixTime};
 
 use super::{
     args::DiagnoseArgs,
-    hint::split_hint,
+    hint::hint,
     report::{
         Expected, Report, ReportedAddress, ReportedCertificate, ReportedChain,
         ReportedClientCertificate, ReportedFailure, ReportedPhase, ReportedResponse, ReportedTls,
@@ -87,24 +87,40 @@ impl Seen<'_> {
     fn failure(&self, chain: Option<&ExplainedChain>) -> Option<ReportedFailure> {
         let failure = self.outcome.result.as_ref().err()?;
         let stopped = chain.and_then(|chain| Some((chain, chain.stopped.as_ref()?)));
-        let cause = match (failure.reason, stopped) {
-            (_, Some((chain, stopped))) => {
-                let info = chain.certificates[stopped.position].info.as_ref();
+        let (cause, remedy) = match stopped {
+            Some((chain, Stopped { position, why })) => {
+                let info = chain.certificates[*position].info.as_ref();
                 let subject = info.map_or(String::new(), |info| format!(", {},", info.subject));
-                format!(
-                    "certificate {} of the server's chain{subject} {}",
-                    stopped.position + 1,
-                    stopped.reason
-                )
+                let (number, reason) = (position + 1, &why.reason);
+                let cause = format!("certificate {number} of the server's chain{subject} {reason}");
+                (cause, why.remedy.as_deref())
             }
-            (FailureReason::Status, None) if self.args.accepts_any_success() => {
-                failure.cause.replace(", not 200", ", not 2xx")
+            // What to do with a certificate for another name stands in the hint.
+            None if failure.reason == FailureReason::TlsWrongName => {
+                let end = failure.cause.rfind("; ").unwrap_or(failure.cause.len());
+                (failure.cause[..end].to_owned(), None)
             }
-            _ => failure.cause.clone(),
+            None if failure.reason == FailureReason::Status && self.args.accepts_any_success() => {
+                (failure.cause.replace(", not 200", ", not 2xx"), None)
+            }
+            None => (failure.cause.clone(), None),
         };
-        let (cause, hint) = split_hint(self, failure, &cause);
+        let hint = hint(self, failure, remedy);
         let (phase, reason) = (self.outcome.trace.phase.label(), failure.reason.label());
         Some(ReportedFailure { phase, reason, cause, hint })
+    }
+
+    /// Whether the leaf, which is for another name, has one at all: rustls lists those of each kind.
+    pub(super) fn has_names(&self) -> bool {
+        let error = self.handshake.verified.as_ref().and_then(|result| result.as_ref().err());
+        let Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            presented,
+            ..
+        })) = error
+        else {
+            return true;
+        };
+        presented.iter().any(|name| name.starts_with("DnsName") || name.starts_with("IpAddress"))
     }
 
     fn url(&self) -> String {

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write as _,
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, mpsc},
@@ -13,7 +13,11 @@ use std::{
 };
 
 use rustls::{ServerConfig, ServerConnection, version::TLS12};
-use testkit::{Ca, Issued, Leaf, PATIENCE, process::openssl};
+use testkit::{
+    Ca, Issued, Leaf, PATIENCE,
+    pki::rcgen::{GeneralSubtree, NameConstraints},
+    process::openssl,
+};
 use time::Duration as Validity;
 
 use crate::support::{
@@ -295,6 +299,22 @@ fn names_the_certificate_at_which_verification_stopped() {
     check("missing_intermediate.txt", &incomplete, &[]);
     let expired = env.ca.intermediate_valid("middle", -Validity::DAY, -Validity::HOUR);
     check("expired_intermediate.txt", &expired.issue(&ponger()), &[]);
+    let constrained = env.ca.intermediate_customized("constrained", |params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("example.com".into())],
+            excluded_subtrees: Vec::new(),
+        });
+    });
+    check("name_constraint.txt", &constrained.issue(&ponger()), &[]);
+    check("common_name_alone.txt", &issue(Leaf::new().common_name("localhost")), &[]);
+    // Cross-signed by a root that is not trusted, and by one that is, which has expired.
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let mut crossed = new.issue(&ponger());
+    crossed.chain.push_str(&old.cross_sign(&new, -Validity::HOUR, Validity::DAY));
+    check("cross_signed_untrusted.txt", &crossed, &[]);
+    let mut crossed = new.issue(&ponger());
+    crossed.chain.push_str(&env.ca.cross_sign(&new, -Validity::DAY, -Validity::HOUR));
+    check("cross_signed_expired.txt", &crossed, &[]);
     let mut with_root = Ca::new("another").issue(&ponger());
     with_root.chain.push_str(Ca::new("unrelated").pem());
     check("unneeded_certificate.txt", &with_root, &[]);
@@ -305,6 +325,16 @@ fn names_the_certificate_at_which_verification_stopped() {
     let extra = Ca::new("extra");
     (0..1000).for_each(|_| long.chain.push_str(extra.pem()));
     check("huge_chain.txt", &long, &[]);
+}
+
+#[test]
+fn explains_a_chain_that_a_cross_signed_root_completes() {
+    let env = Env::new();
+    let new = Ca::new("new");
+    let mut issued = new.intermediate("middle").issue(&ponger());
+    issued.chain.push_str(&env.ca.cross_sign(&new, -Validity::HOUR, Validity::DAY));
+    let address = serve_pong(&env, &issued);
+    assert_golden(&env, address, "cross_signed.txt", &diagnose(&env, address, &[]));
 }
 
 #[test]
@@ -411,6 +441,43 @@ fn names_what_is_wrong_with_the_response() {
         let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{headers}\r\n").as_bytes());
     });
     assert_golden(&env, many_headers, "many_headers.txt", &diagnose(&env, many_headers, &[]));
+}
+
+#[test]
+fn reaches_a_server_by_its_ipv6_address() {
+    let any_port = (Ipv6Addr::LOCALHOST, 0);
+    if TcpListener::bind(any_port).is_err() {
+        return;
+    }
+    let env = Env::new();
+    let issued = env.ca.issue(&Leaf::new().common_name("v6").ip(Ipv6Addr::LOCALHOST.into()));
+    let tls = server_tls(&issued, None);
+    let address = env.serve_at(any_port.into(), move |tcp| {
+        if let Some(mut stream) = accept(&tls, tcp) {
+            respond(&mut stream, "200 OK", "pong");
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    let bundle = env.pinger.file("ca.crt").display().to_string();
+    let url = format!("https://{address}/ping");
+    let diagnosis = run(&[&url, "--accept-cert", &bundle, "--timeout", "1m"]);
+    assert_golden(&env, address, "ipv6.txt", &diagnosis);
+    assert_golden(&env, address, "ipv6_wrong_name.txt", &diagnose(&env, address, &[]));
+}
+
+#[test]
+fn a_certificate_cannot_control_the_terminal_or_the_advice() {
+    let env = Env::new();
+    let hostile = "\x1b[2J\u{202e}`; run this";
+    let leaf = Leaf::new().common_name(hostile).dns("a\x1b[2Jb; run this");
+    for (name, issued) in [
+        ("hostile_name.txt", env.ca.issue(&leaf)),
+        ("hostile_issuer.txt", Ca::new(hostile).issue(&ponger())),
+    ] {
+        let address = serve_pong(&env, &issued);
+        assert_golden(&env, address, name, &diagnose(&env, address, &[]));
+    }
 }
 
 #[test]
