@@ -1,6 +1,7 @@
 //! One ping: request, response, and its outcome. Nothing is retried: a lost ping is a lost ping.
 
 use std::{
+    io,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -22,8 +23,8 @@ use tokio::time::timeout;
 use crate::{
     config::{Config, Target},
     connector::{ConnectorTls, PingConnector},
-    expect::{DENIALS, Expect, excerpt},
-    phase::{Response, Trace},
+    expect::{BodyMatch, DENIALS, Expect, excerpt},
+    phase::{Phase, Response, Trace},
 };
 
 /// The largest response body that is read, in bytes. `pong` has four, the status of another service
@@ -129,6 +130,10 @@ impl PingClient {
             let phase = trace.phase;
             let mut causes =
                 vec![format!("timed out after {:?} in phase {}", self.timeout, phase.label())];
+            if phase == Phase::Transfer {
+                let count = trace.response_bytes;
+                causes.push(format!("{count} bytes of the response were received"));
+            }
             causes.extend(trace.failed_attempts().map(|failure| failure.cause.clone()));
             causes.extend(unacknowledged);
             Err(Failure::new(phase.timeout_reason(), causes.join("; ")))
@@ -168,18 +173,15 @@ impl PingClient {
             status,
             headers: response.headers().clone(),
             body: None,
-            is_too_long: false,
         };
         self.connector.record_response(head.clone());
         let checked = self.expect.check_head(peer, status, response.headers());
         let is_chunked = response.headers().contains_key(TRANSFER_ENCODING);
         let body = response.body().limit(MAX_BODY).await;
-        let received = match &body {
-            Ok(body) => Response { body: Some(body.clone()), ..head },
-            Err(error) => Response { is_too_long: matches!(error, PayloadError::Overflow), ..head },
-        };
-        self.connector.record_response(received);
-        if DENIALS.contains(&status) && status != self.expect.status {
+        if let Ok(body) = &body {
+            self.connector.record_response(Response { body: Some(body.clone()), ..head });
+        }
+        if DENIALS.contains(&status) && !self.expect.has_status(status) {
             let cause = match body.as_deref().map(excerpt) {
                 Ok(text) if !text.is_empty() => format!(": {text}"),
                 _ => String::new(),
@@ -196,12 +198,11 @@ impl PingClient {
                 if content_length.is_some_and(|length: usize| body.len() < length)
                     || is_chunked && self.connector.trace().is_closed =>
             {
-                Err(Failure::new(
-                    FailureReason::Reset,
-                    format!("{peer} closed the connection before its response was complete"),
-                ))
+                Err(self.cut_off())
             }
             Ok(body) => self.expect.check_body(peer, &body),
+            // Of a body that does not matter, the length does not either.
+            Err(PayloadError::Overflow) if self.expect.body_match == BodyMatch::Any => Ok(()),
             Err(error) => Err(self.classify_body(&error)),
         }
     }
@@ -222,9 +223,10 @@ impl PingClient {
             {
                 Failure::new(
                     FailureReason::Body,
-                    format!("{peer}'s response is not HTTP/1.1{}", start_of(&trace)),
+                    format!("{peer}'s response is not valid HTTP/1.1{}", start_of(&trace)),
                 )
             }
+            _ if trace.response_bytes > 0 => self.cut_off(),
             _ => Failure::new(
                 FailureReason::Reset,
                 format!("{peer} closed the connection before it responded"),
@@ -242,15 +244,24 @@ impl PingClient {
                 FailureReason::Body,
                 format!("{peer}'s response is longer than {MAX_BODY} bytes"),
             ),
-            PayloadError::EncodingCorrupted => Failure::new(
-                FailureReason::Body,
-                format!("{peer}'s response is not HTTP/1.1{}", start_of(&trace)),
-            ),
-            _ => Failure::new(
-                FailureReason::Reset,
-                format!("{peer} closed the connection before its response was complete"),
-            ),
+            PayloadError::Incomplete(Some(error))
+                if error.kind() == io::ErrorKind::InvalidInput =>
+            {
+                Failure::new(
+                    FailureReason::Body,
+                    format!("{peer}'s response is not valid HTTP/1.1{}", start_of(&trace)),
+                )
+            }
+            _ => self.cut_off(),
         }
+    }
+
+    fn cut_off(&self) -> Failure {
+        let cause = format!(
+            "{} closed the connection before its response was complete",
+            self.connector.peer()
+        );
+        Failure::new(FailureReason::Reset, cause)
     }
 
     /// Whether connections are kept for the next ping.

@@ -29,11 +29,20 @@ pub struct Expect {
     pub body: String,
     /// The body must be equal to the text (`exact`), begin with it (`prefix`) or contain it (`contains`), or does not matter (`any`).
     pub body_match: BodyMatch,
+    /// Any status from 200 to 299 will do: for a server of which nothing else is known.
+    #[serde(skip)]
+    pub any_success: bool,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Self { status: 200, header: None, body: "pong".into(), body_match: BodyMatch::Exact }
+        Self {
+            status: 200,
+            header: None,
+            body: "pong".into(),
+            body_match: BodyMatch::Exact,
+            any_success: false,
+        }
     }
 }
 
@@ -67,6 +76,16 @@ impl Expect {
         Ok(())
     }
 
+    /// Whether a response may have `status`.
+    pub(crate) fn has_status(&self, status: u16) -> bool {
+        status == self.status || self.any_success && (200..300).contains(&status)
+    }
+
+    /// The status that a response must have, for a person.
+    pub(crate) fn status_text(&self) -> String {
+        if self.any_success { "2xx".to_owned() } else { self.status.to_string() }
+    }
+
     /// Checks status and headers of a response of `peer`.
     pub(crate) fn check_head(
         &self,
@@ -74,8 +93,9 @@ impl Expect {
         status: u16,
         headers: &HeaderMap,
     ) -> Result<(), Failure> {
-        if status != self.status {
-            let cause = format!("{peer} answered with status {status}, not {}", self.status);
+        if !self.has_status(status) {
+            let expected = self.status_text();
+            let cause = format!("{peer} answered with status {status}, not {expected}");
             return Err(Failure::new(FailureReason::Status, cause));
         }
         let Some(ExpectedHeader { name, value }) = &self.header else { return Ok(()) };

@@ -96,8 +96,6 @@ pub struct Response {
     pub headers: HeaderMap,
     /// The body, if it arrived and is not longer than is read.
     pub body: Option<Bytes>,
-    /// Whether the body is longer than is read.
-    pub is_too_long: bool,
 }
 
 /// What was recorded of one ping.
@@ -123,6 +121,8 @@ pub struct Trace {
     pub attempts: Vec<Attempt>,
     /// The first bytes of the response.
     pub response_start: Vec<u8>,
+    /// How many bytes of the response were received.
+    pub response_bytes: usize,
     /// The first failure.
     pub failure: Option<Failure>,
     /// Whether that was an alert about this end's certificate.
@@ -154,6 +154,7 @@ impl Trace {
         if self.phase == Phase::Processing {
             self.enter(Phase::Transfer);
         }
+        self.response_bytes += bytes.len();
         let missing = MAX_RESPONSE_START.saturating_sub(self.response_start.len());
         self.response_start.extend_from_slice(&bytes[..bytes.len().min(missing)]);
     }

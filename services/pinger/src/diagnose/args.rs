@@ -109,18 +109,13 @@ impl DiagnoseArgs {
                 None => config.connect_timeout.min(config.timeout),
             };
             config.insecure |= self.insecure;
+            let any = Expect { body_match: BodyMatch::Any, ..Expect::default() };
             if let Some(status) = self.expect_status {
-                config.expect = Expect { status, ..Expect::default() };
-            }
-            if self.expect_status.is_some() || self.accepts_any_success() {
-                config.expect.body_match = BodyMatch::Any;
+                config.expect = Expect { status, ..any };
+            } else if self.url.is_some() && self.config.is_none() {
+                config.expect = Expect { any_success: true, ..any };
             }
         })
-    }
-
-    /// Whether any 2xx response is good: that of a server of which nothing else is known.
-    pub(super) fn accepts_any_success(&self) -> bool {
-        self.url.is_some() && self.config.is_none() && self.expect_status.is_none()
     }
 }
 

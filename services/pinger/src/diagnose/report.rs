@@ -141,8 +141,8 @@ pub struct ReportedResponse {
     pub status: u16,
     /// Some of the headers.
     pub headers: Vec<(String, String)>,
-    /// The start of the body; `null` if it did not arrive as a whole, or is longer than is read.
+    /// The start of the body, as far as it arrived; `null` if it is longer than is read, or could not be read.
     pub body: Option<String>,
-    /// How many bytes the body has; `null` as there.
+    /// How many bytes of the body arrived; `null` as there.
     pub body_bytes: Option<usize>,
 }

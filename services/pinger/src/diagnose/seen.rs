@@ -2,7 +2,7 @@
 
 use actix_web::web::Bytes;
 use chassis::{
-    failure::{Failure, FailureReason},
+    failure::FailureReason,
     tls::{
         cert_info::CertInfo,
         client::ClientTls,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     client::Outcome,
     config::{Config, Target},
-    expect::{BodyMatch, excerpt},
+    expect::excerpt,
     phase::Phase,
 };
 
@@ -47,11 +47,10 @@ pub(super) struct Seen<'a> {
 impl Seen<'_> {
     pub(super) fn report(&self) -> Report {
         let explained = self.explained_chain();
-        let good = self.is_good();
         Report {
             url: self.url(),
-            good,
-            failure: if good { None } else { self.failure(explained.as_ref()) },
+            good: self.outcome.result.is_ok(),
+            failure: self.failure(explained.as_ref()),
             duration_ms: millis(self.outcome.duration),
             expected: self.expected(),
             addresses: self.addresses(),
@@ -65,23 +64,6 @@ impl Seen<'_> {
 
     pub(super) fn status(&self) -> Option<u16> {
         self.outcome.trace.response.as_ref().map(|response| response.status)
-    }
-
-    fn is_good(&self) -> bool {
-        match &self.outcome.result {
-            Ok(()) => true,
-            Err(Failure { reason: FailureReason::Status, .. }) => {
-                self.args.accepts_any_success()
-                    && self.status().is_some_and(|status| (200..300).contains(&status))
-            }
-            // Of a body that does not matter, the length does not either.
-            Err(Failure { reason: FailureReason::Body, .. }) => {
-                let response = self.outcome.trace.response.as_ref();
-                self.config.expect.body_match == BodyMatch::Any
-                    && response.is_some_and(|response| response.is_too_long)
-            }
-            Err(_) => false,
-        }
     }
 
     fn failure(&self, chain: Option<&ExplainedChain>) -> Option<ReportedFailure> {
@@ -99,9 +81,6 @@ impl Seen<'_> {
             None if failure.reason == FailureReason::TlsWrongName => {
                 let end = failure.cause.rfind("; ").unwrap_or(failure.cause.len());
                 (failure.cause[..end].to_owned(), None)
-            }
-            None if failure.reason == FailureReason::Status && self.args.accepts_any_success() => {
-                (failure.cause.replace(", not 200", ", not 2xx"), None)
             }
             None => (failure.cause.clone(), None),
         };
@@ -133,18 +112,13 @@ impl Seen<'_> {
     fn expected(&self) -> Expected {
         let ponger = &self.config.ponger;
         let name = self.target.server_name.as_ref();
-        let status = match self.args.expect_status {
-            Some(status) => status.to_string(),
-            None if self.args.accepts_any_success() => "2xx".to_owned(),
-            None => self.config.expect.status.to_string(),
-        };
         let trust = self.identity.and_then(|identity| identity.trust.as_ref());
         Expected {
             trust_bundle: ponger.accept_cert.as_ref().map(|path| path.display().to_string()),
             roots: trust.map(|trust| trust.active_count(self.now)),
             server_name: name.map(|name| name.to_str().into_owned()),
             server_id: ponger.server_id.as_ref().map(|id| id.trim().to_owned()),
-            status,
+            status: self.config.expect.status_text(),
         }
     }
 

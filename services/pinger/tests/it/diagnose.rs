@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -425,6 +426,9 @@ fn names_what_is_wrong_with_the_response() {
         ),
         ("cut_off.txt", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npong"),
         ("cut_off_chunk.txt", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\npong"),
+        ("cut_off_201.txt", "HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\npong"),
+        ("cut_off_head.txt", "HTTP/1.1 200 OK\r\nConte"),
+        ("bad_chunk.txt", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\npong"),
         ("no_response.txt", ""),
         ("not_http.txt", "220 mail.example.com ESMTP\r\n\r\n"),
         ("http2_frames.txt", "\0\0\x06\x04\0\0\0\0\0\0\0\0\0\0\0"),
@@ -441,6 +445,32 @@ fn names_what_is_wrong_with_the_response() {
         let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{headers}\r\n").as_bytes());
     });
     assert_golden(&env, many_headers, "many_headers.txt", &diagnose(&env, many_headers, &[]));
+}
+
+#[test]
+fn says_how_much_of_a_response_arrived_before_time_ran_out() {
+    let env = Env::new();
+    let tls = server_tls(&env.ca.issue(&ponger()), None);
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n";
+    let address = serve(&env, tls, move |stream| {
+        for byte in head.bytes() {
+            let _ = stream.write_all(&[byte]).and_then(|()| stream.flush());
+            thread::yield_now();
+        }
+        until_closed(stream);
+    });
+    let wanted = format!("in phase transfer; {} bytes of the response were received", head.len());
+    // On a busy machine, the shorter ones may run out before all of it arrived.
+    let mut timeout = Duration::from_millis(500);
+    loop {
+        let diagnosis = diagnose_within(&format!("{}ms", timeout.as_millis()), &env, address, &[]);
+        assert_eq!(diagnosis.code, 1);
+        if diagnosis.stdout.contains(&wanted) {
+            break;
+        }
+        assert!(timeout < PATIENCE, "{}", diagnosis.stdout);
+        timeout *= 5;
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn watches_a_service_with_another_path_status_header_and_body() {
         header: Some(ExpectedHeader::try_from("x-ready: yes".to_owned()).unwrap()),
         body: "\"status\": \"ok\"".into(),
         body_match: BodyMatch::Contains,
+        ..Expect::default()
     };
     let pinger = env.start_pinger(&watching(&env, address, expect.clone()));
     wait_for_further(&pinger, "pong", 2);
@@ -99,13 +100,18 @@ fn a_status_of_401_is_a_denial() {
 }
 
 #[test]
-fn a_body_longer_than_the_limit_is_rejected() {
+fn a_body_longer_than_the_limit_is_rejected_where_the_body_matters() {
     let env = Env::new();
     const LIMIT: usize = 64 * 1024;
-    let any = Expect { body_match: BodyMatch::Any, ..Expect::default() };
-    for (length, result) in [(LIMIT, "pong"), (LIMIT + 1, "body")] {
-        let address = service(&env, "200 OK", "x".repeat(length).leak());
-        let pinger = env.start_pinger(&watching(&env, address, any.clone()));
+    for (body_match, length, result) in [
+        (BodyMatch::Prefix, LIMIT, "pong"),
+        (BodyMatch::Prefix, LIMIT + 1, "body"),
+        (BodyMatch::Any, LIMIT + 1, "pong"),
+    ] {
+        let body = "pong".to_owned() + &"x".repeat(length - "pong".len());
+        let address = service(&env, "200 OK", body.leak());
+        let expect = Expect { body_match, ..Expect::default() };
+        let pinger = env.start_pinger(&watching(&env, address, expect));
         pinger.wait_for_metric(&pings(result), 1.0);
     }
 }
