@@ -7,6 +7,9 @@ use chassis::{
 };
 
 use super::seen::Seen;
+use crate::phase::Phase;
+
+const UNTRUSTED_CLIENT: &str = "Add the root above the client certificate to the server's bundle of client CAs, or present a certificate of a CA that the server trusts.";
 
 const SEND_LESS: &str = "Have the server send its certificate and the intermediates between it and the root, and nothing else.";
 
@@ -81,6 +84,9 @@ fn specific(seen: &Seen<'_>, failure: &Failure) -> Option<String> {
         FailureReason::Status | FailureReason::Denied => {
             return client_certificate(seen).or_else(|| status(seen));
         }
+        FailureReason::Reset if seen.outcome.trace.phase == Phase::Tls => {
+            "The server or something between closed the connection in the handshake. Check its log, its limits of connections, and whether it expects something before TLS, such as the PROXY protocol of a load balancer."
+        }
         FailureReason::Reset => {
             "The server or something between closed the connection. Check its log and restarts, its limits of connections, and the proxies before it."
         }
@@ -94,17 +100,11 @@ fn specific(seen: &Seen<'_>, failure: &Failure) -> Option<String> {
 
 /// About a handshake that the server rejected.
 fn rejection(seen: &Seen<'_>, cause: &str) -> Option<String> {
-    let is_presented = seen.is_verified()
-        && seen
-            .handshake
-            .certificate_request
-            .as_ref()
-            .is_some_and(|request| request.has_usable_key);
     let text = if cause.contains("unrecognized_name") {
         "Request a name that the server serves, in `ponger.url` or by `ponger.serverName`."
-    } else if is_presented && cause.contains("unknown_ca") {
-        "Add the root above the client certificate to the server's bundle of client CAs, or present a certificate of a CA that the server trusts."
-    } else if is_presented && cause.contains("certificate_expired") {
+    } else if seen.is_certificate_sent() && cause.contains("unknown_ca") {
+        UNTRUSTED_CLIENT
+    } else if seen.is_certificate_sent() && cause.contains("certificate_expired") {
         "Compare the server's clock with the validity of the client certificate, and renew the certificate."
     } else {
         let version = || version(seen, cause);
@@ -153,6 +153,8 @@ fn status(seen: &Seen<'_>) -> Option<String> {
     let response = seen.outcome.trace.response.as_ref()?;
     Some(match response.status {
         300..=399 if response.headers.contains_key("location") => "The server redirects, which is not followed: request the URL in its header `location`.".to_owned(),
+        // nginx completes the handshake with any client.
+        400 if seen.is_certificate_sent() => format!("If the body is about the certificate, the server does not trust it. {UNTRUSTED_CLIENT}"),
         401 => "The server requires an authentication that pinger does not have: request a path that needs none.".to_owned(),
         403 => "The server denies access to this client: allow it there (in ponger, by `service.allowedClients`), or present another certificate.".to_owned(),
         404 if seen.target.path == "/ping" => "The server has nothing at /ping, which is requested where a URL has no path: add the path to the URL, such as `/`.".to_owned(),

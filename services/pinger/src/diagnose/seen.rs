@@ -191,20 +191,22 @@ impl Seen<'_> {
         // Both TLS versions ask before the server's chain is verified.
         let is_known = request.is_some() || self.handshake.verified.is_some();
         let own = identity.own.as_ref().and_then(|own| own.certified.cert.first());
-        let has_usable_key = request.as_ref().is_some_and(|request| request.has_usable_key);
         let (requested, request) = (request.is_some(), request.unwrap_or_default());
         ReportedClientCertificate {
             requested: is_known.then_some(requested),
             ca_names: request.ca_names,
             more_ca_names: request.more_ca_names,
             configured: own.and_then(|der| CertInfo::from_der(der).ok()),
-            sent: has_usable_key && self.is_verified(),
+            sent: self.is_certificate_sent(),
         }
     }
 
-    /// Whether the server was verified: only then a client certificate is sent.
-    pub(super) fn is_verified(&self) -> bool {
-        matches!(self.handshake.verified, Some(Ok(()))) && self.handshake.signature_error.is_none()
+    /// Whether a client certificate was sent: only to a server that asked for it and was verified.
+    pub(super) fn is_certificate_sent(&self) -> bool {
+        let request = self.handshake.certificate_request.as_ref();
+        request.is_some_and(|request| request.has_usable_key)
+            && matches!(self.handshake.verified, Some(Ok(())))
+            && self.handshake.signature_error.is_none()
     }
 
     fn response(&self) -> Option<ReportedResponse> {

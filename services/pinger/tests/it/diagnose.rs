@@ -393,6 +393,12 @@ fn names_what_the_server_asked_of_the_client() {
     check("certificate_required_tls12.txt", tls12, &["--min-tls-version", "1.2"]);
     let other = server_tls(&good, Some(&Ca::new("another")));
     check("certificate_rejected.txt", other, &strs(&certificate));
+    // As nginx does it.
+    let address = serve(&env, required, |stream| {
+        respond(stream, "400 Bad Request", "The SSL certificate error");
+    });
+    let diagnosis = diagnose(&env, address, &strs(&certificate));
+    assert_golden(&env, address, "certificate_rejected_by_status.txt", &diagnosis);
 }
 
 #[test]
