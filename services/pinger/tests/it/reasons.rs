@@ -85,6 +85,14 @@ fn reports_the_reason_of_every_loss() {
             let _ = stream.write_all(text.as_bytes());
         })
     };
+    let without_close_notify = |text: &'static str| {
+        let config = server_tls(&issue(ponger()), None);
+        env.serve(move |tcp| {
+            if let Some(mut stream) = accept(&config, tcp) {
+                let _ = stream.write_all(text.as_bytes());
+            }
+        })
+    };
     let (_bound, refusing) = bind();
     let requires_another_ca = server_tls(&issue(ponger()), Some(&Ca::new("another")));
     let url = |address: SocketAddr| format!("https://{address}");
@@ -129,6 +137,11 @@ fn reports_the_reason_of_every_loss() {
         (FailureReason::Reset, url(writing(""))),
         (FailureReason::Reset, url(writing("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"))),
         (FailureReason::Reset, url(env.serve(drop))),
+        (FailureReason::Reset, url(without_close_notify(""))),
+        (
+            FailureReason::Reset,
+            url(without_close_notify("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")),
+        ),
     ];
     let mut provoked = BTreeSet::from(ELSEWHERE);
     for (reason, url) in cases {
@@ -139,6 +152,7 @@ fn reports_the_reason_of_every_loss() {
         }
         let line = lose_ping(&env, config);
         assert!(has_reason(&line, reason), "{reason}, {url}: {line}");
+        assert!(!line.contains("docs.rs"), "the words of a library: {line}");
         provoked.insert(reason);
     }
     assert_eq!(provoked, FailureReason::ALL.iter().copied().collect());
