@@ -67,8 +67,8 @@ impl FailureReason {
                  ID to `service.allowedClients`, and roll out."
             }
             Self::Status | Self::Header | Self::Body => {
-                "Something other than ponger answers, or the path in `ponger.url` is not `/ping`. \
-                 For another service, compare `cause` with `expect.*`."
+                "Something other than ponger answers, the path in `ponger.url` is not `/ping`, or ponger \
+                 injects a fault (`ponger_faults_active`). For another service, compare `cause` with `expect.*`."
             }
             Self::Reset => {
                 "The server or something between closed the connection. Check its restarts, and in ponger \
