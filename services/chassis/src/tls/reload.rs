@@ -174,7 +174,7 @@ impl Drop for CommandSender {
 pub struct ReloadSettings {
     /// The service, which names the thread.
     pub service: &'static str,
-    /// How often the files are result at.
+    /// How often the files are polled.
     pub poll_interval: Duration,
     /// How long before it expires a certificate is warned about; `None` for a third of its lifetime.
     pub expiry_warning: Option<Duration>,
@@ -198,6 +198,8 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     let trust = UnitFiles::trust_bundle(&sources.trust);
     let first = Arc::new(Identity::load(&sources, role, &settings.clock, &*build)?);
     let now = settings.clock.now();
+    // Not in the thread, which may start later than the first connection is opened.
+    let started = (Instant::now(), now);
     let mut key_mode = KeyMode::default();
     if let Some(paths) = &sources.own {
         key_mode.check(&paths.key);
@@ -234,7 +236,7 @@ pub fn spawn_reloader<T: Send + Sync + 'static>(
     };
     thread::Builder::new()
         .name(format!("{}-reload", reloader.settings.service))
-        .spawn(move || reloader.run(&commands))
+        .spawn(move || reloader.run(&commands, started))
         .map_err(|error| ConfigError::new("the thread that reloads the identity", error))?;
     let watch = IdentityWatch { identity: watch, rejected, last_poll };
     Ok((ReloadHandle(Arc::new(CommandSender(sender))), watch))
@@ -260,8 +262,8 @@ struct Reloader<T> {
 }
 
 impl<T: Send + Sync> Reloader<T> {
-    fn run(mut self, commands: &Receiver<Command>) {
-        let mut before = (Instant::now(), self.settings.clock.now());
+    /// `before` is a moment by both clocks, from which on steps of the system clock are noticed.
+    fn run(mut self, commands: &Receiver<Command>, mut before: (Instant, UnixTime)) {
         loop {
             self.warn_of_expiry();
             match commands.recv_timeout(self.settings.poll_interval) {
