@@ -108,7 +108,7 @@ impl Traces {
         self.provider.tracer(env!("CARGO_PKG_NAME"))
     }
 
-    /// Exports what is left, for at most [`FLUSH_TIMEOUT`].
+    /// Exports what is left, for at most `FLUSH_TIMEOUT`.
     pub async fn shutdown(self) {
         self.exports_rest.store(true, Ordering::Relaxed);
         // A collector that does not answer has been logged already.
