@@ -68,27 +68,12 @@ pub(super) fn document(source: &Source, snapshot: &Snapshot) -> Markup {
                         }
                     }
                     div class="columns" {
-                        section aria-labelledby="phases-title" {
-                            h2 id="phases-title" { "Phases" }
-                            div id="phases" { (section("phases")) }
-                        }
-                        section aria-labelledby="endpoints-title" {
-                            h2 id="endpoints-title" { "Endpoints" }
-                            div id="endpoints" { (section("endpoints")) }
-                        }
+                        (titled("phases", "Phases", &section("phases")))
+                        (titled("endpoints", "Endpoints", &section("endpoints")))
                     }
-                    section aria-labelledby="failures-title" {
-                        h2 id="failures-title" { "Last failures" }
-                        div id="failures" { (section("failures")) }
-                    }
-                    section aria-labelledby="certificates-title" {
-                        h2 id="certificates-title" { "Certificates" }
-                        div id="certificates" { (section("certificates")) }
-                    }
-                    section aria-labelledby="probe-title" {
-                        h2 id="probe-title" { "Rejection probe" }
-                        div id="probe" { (section("probe")) }
-                    }
+                    (titled("failures", "Last failures", &section("failures")))
+                    (titled("certificates", "Certificates", &section("certificates")))
+                    (titled("probe", "Rejection probe", &section("probe")))
                     details {
                         summary { "What to do about each reason" }
                         dl id="hints" {
@@ -108,6 +93,16 @@ pub(super) fn document(source: &Source, snapshot: &Snapshot) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// A section with its heading.
+fn titled(id: &str, title: &str, content: &Markup) -> Markup {
+    html! {
+        section aria-labelledby={ (id) "-title" } {
+            h2 id={ (id) "-title" } { (title) }
+            div id=(id) { (content) }
         }
     }
 }
