@@ -1,10 +1,12 @@
 //! Traces: spans of pings and requests, exported to an OpenTelemetry collector.
 //!
+//! - [`attributes`]: attributes that spans of both services have
 //! - [`context`]: the header `traceparent`, by which two services share a trace
 //! - `queue`: a bounded number of spans wait for their export; further ones are dropped and counted
 //! - `exporter`: encodes spans, and counts what became of them
 //! - `collector`: sends them by OTLP over HTTP
 
+pub mod attributes;
 mod collector;
 pub mod context;
 mod exporter;

@@ -87,7 +87,7 @@ impl PingClient {
         config: &Config,
         keep_alive: Duration,
     ) -> Self {
-        let Target { host, port, path, endpoint, .. } = target;
+        let Target { path, endpoint, .. } = target;
         let http = awc::Client::builder()
             .connector(
                 Connector::new()
@@ -100,9 +100,8 @@ impl PingClient {
             .disable_redirects()
             .add_default_header((USER_AGENT, concat!("pinger/", env!("CARGO_PKG_VERSION"))))
             .finish();
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         // Plain HTTP to awc: TLS is the connector's part.
-        let url = format!("http://{host}:{port}{path}").into();
+        let url = format!("http://{}{path}", target.authority()).into();
         Self {
             http,
             connector,

@@ -198,6 +198,20 @@ pub struct Target {
     pub server_name: Option<ServerName<'static>>,
 }
 
+impl Target {
+    /// Host and port as in a URL, where an IPv6 address has brackets.
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The URL that is requested.
+    pub fn url(&self) -> String {
+        let scheme = if self.server_name.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.path)
+    }
+}
+
 impl Config {
     /// Reads and validates `file` and the environment.
     ///
@@ -257,17 +271,11 @@ impl Config {
     /// When one of certificate and key is not set.
     pub fn sources(&self) -> Result<IdentitySources, ConfigError> {
         let ponger = &self.ponger;
-        let own = match (ponger.client_certificate.clone(), ponger.client_private_key.clone()) {
-            (Some(certificate), Some(key)) => Some(CertKeyPaths { certificate, key }),
-            (None, None) => None,
-            _ => {
-                return Err(ConfigError::new(
-                    "ponger.clientCertificate and ponger.clientPrivateKey",
-                    "one is set without the other",
-                )
-                .hint("set both to PEM files, or remove both"));
-            }
-        };
+        let own = CertKeyPaths::from_config(
+            ponger.client_certificate.as_deref(),
+            ponger.client_private_key.as_deref(),
+            "ponger.clientCertificate and ponger.clientPrivateKey",
+        )?;
         let trust = ponger.accept_cert.clone().map_or(TrustSource::Native, TrustSource::Bundle);
         Ok(IdentitySources { own, trust })
     }

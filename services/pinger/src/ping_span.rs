@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use chassis::{failure::Failure, tls::peer_id::PeerId, traces::context};
+use chassis::{
+    failure::Failure,
+    tls::peer_id::PeerId,
+    traces::{attributes, context},
+};
 use opentelemetry::{
     Context, KeyValue,
     trace::{Span as _, SpanKind, Status, TraceContextExt as _, TraceId, Tracer as _},
@@ -42,14 +46,11 @@ pub struct PingSpan {
 impl PingTracer {
     /// Creates the spans of pings of `target`.
     pub fn new(tracer: SdkTracer, target: &Target) -> Self {
-        let Target { host, port, path, server_name, .. } = target;
-        let scheme = if server_name.is_some() { "https" } else { "http" };
-        let in_url = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let attributes = vec![
             KeyValue::new("http.request.method", "GET"),
-            KeyValue::new("url.full", format!("{scheme}://{in_url}:{port}{path}")),
-            KeyValue::new("server.address", host.clone()),
-            KeyValue::new("server.port", i64::from(*port)),
+            KeyValue::new("url.full", target.url()),
+            KeyValue::new("server.address", target.host.clone()),
+            KeyValue::new("server.port", i64::from(target.port)),
         ];
         Self { tracer, attributes }
     }
@@ -99,7 +100,7 @@ impl PingSpan {
                 .tracer
                 .span_builder(name)
                 .with_start_time(start)
-                .with_attributes(attributes(phase, trace))
+                .with_attributes(phase_attributes(phase, trace))
                 .start_with_context(&self.tracer, &context);
             for failure in trace.failed_attempts().filter(|_| phase == Phase::Connect) {
                 let cause = KeyValue::new("error.message", failure.cause.clone());
@@ -133,34 +134,21 @@ fn fail(span: &mut Span, failure: &Failure) {
     span.set_status(Status::error(failure.cause.clone()));
 }
 
-/// What is known of a phase, by the names of OpenTelemetry's semantic conventions.
-fn attributes(phase: Phase, trace: &Trace) -> Vec<KeyValue> {
+/// What is known of a phase.
+fn phase_attributes(phase: Phase, trace: &Trace) -> Vec<KeyValue> {
     let info = trace.info.as_ref();
     match phase {
         Phase::Connect => address_attributes(info),
-        Phase::Tls => info
-            .and_then(|info| info.handshake)
-            .map(|handshake| {
-                vec![
-                    KeyValue::new(
-                        "tls.protocol.version",
-                        handshake.version.trim_start_matches("TLSv"),
-                    ),
-                    KeyValue::new("tls.cipher", handshake.cipher),
-                    KeyValue::new("tls.curve", handshake.group),
-                ]
-            })
-            .unwrap_or_default(),
+        Phase::Tls => {
+            let handshake = info.and_then(|info| info.handshake);
+            handshake.into_iter().flat_map(attributes::handshake).collect()
+        }
         _ => Vec::new(),
     }
 }
 
 fn address_attributes(info: Option<&ConnectionInfo>) -> Vec<KeyValue> {
-    let Some(address) = info.and_then(|info| info.address) else { return Vec::new() };
-    vec![
-        KeyValue::new("network.peer.address", address.ip().to_string()),
-        KeyValue::new("network.peer.port", i64::from(address.port())),
-    ]
+    info.and_then(|info| info.address).into_iter().flat_map(attributes::peer_address).collect()
 }
 
 /// What is known of ponger and its response.

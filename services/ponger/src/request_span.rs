@@ -4,7 +4,10 @@ use actix_web::{
     dev::ServiceRequest,
     http::{Method, header::HeaderMap},
 };
-use chassis::{tls::peer_id::PeerId, traces::context};
+use chassis::{
+    tls::peer_id::PeerId,
+    traces::{attributes, context},
+};
 use opentelemetry::{
     Context, KeyValue,
     trace::{Span as _, SpanKind, Status, TraceId, Tracer as _},
@@ -51,16 +54,8 @@ impl RequestTracer {
         if is_ping {
             attributes.push(KeyValue::new("http.route", request.path().to_owned()));
         }
-        if let Some(address) = peer.address {
-            attributes.push(KeyValue::new("network.peer.address", address.ip().to_string()));
-            attributes.push(KeyValue::new("network.peer.port", i64::from(address.port())));
-        }
-        if let Some(handshake) = peer.handshake {
-            let version = handshake.version.trim_start_matches("TLSv");
-            attributes.push(KeyValue::new("tls.protocol.version", version));
-            attributes.push(KeyValue::new("tls.cipher", handshake.cipher));
-            attributes.push(KeyValue::new("tls.curve", handshake.group));
-        }
+        attributes.extend(peer.address.into_iter().flat_map(attributes::peer_address));
+        attributes.extend(peer.handshake.into_iter().flat_map(attributes::handshake));
         let id = peer.id.as_ref().map(PeerId::as_str);
         attributes.extend(id.map(|id| KeyValue::new("peer.id", id.to_owned())));
         RequestSpan(

@@ -118,17 +118,11 @@ impl Otel {
     /// # Errors
     /// When one of certificate and key is not set.
     pub fn sources(&self) -> Result<IdentitySources, ConfigError> {
-        let own = match (self.client_certificate.clone(), self.client_private_key.clone()) {
-            (Some(certificate), Some(key)) => Some(CertKeyPaths { certificate, key }),
-            (None, None) => None,
-            _ => {
-                return Err(ConfigError::new(
-                    "otel.clientCertificate and otel.clientPrivateKey",
-                    "one is set without the other",
-                )
-                .hint("set both to PEM files, or remove both"));
-            }
-        };
+        let own = CertKeyPaths::from_config(
+            self.client_certificate.as_deref(),
+            self.client_private_key.as_deref(),
+            "otel.clientCertificate and otel.clientPrivateKey",
+        )?;
         let trust = self.trust_bundle.clone().map_or(TrustSource::Native, TrustSource::Bundle);
         Ok(IdentitySources { own, trust })
     }

@@ -1,6 +1,10 @@
 //! This service's own certificate chain and private key, verified before use.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     CertificateError, RootCertStore,
@@ -28,6 +32,27 @@ pub struct CertKeyPaths {
     pub certificate: PathBuf,
     /// The leaf's private key, as PEM.
     pub key: PathBuf,
+}
+
+impl CertKeyPaths {
+    /// The pair that the two `keys` of the configuration name; `None` if neither is set.
+    ///
+    /// # Errors
+    /// When one is set without the other.
+    pub fn from_config(
+        certificate: Option<&Path>,
+        key: Option<&Path>,
+        keys: &str,
+    ) -> Result<Option<Self>, ConfigError> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                Ok(Some(Self { certificate: certificate.to_owned(), key: key.to_owned() }))
+            }
+            (None, None) => Ok(None),
+            _ => Err(ConfigError::new(keys, "one is set without the other")
+                .hint("set both to PEM files, or remove both")),
+        }
+    }
 }
 
 /// An own certificate chain with its key, found to be usable.

@@ -103,10 +103,7 @@ impl Seen<'_> {
     }
 
     fn url(&self) -> String {
-        let Target { host, port, path, .. } = self.target;
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let scheme = if self.identity.is_some() { "https" } else { "http" };
-        sanitize(&format!("{scheme}://{host}:{port}{path}")).into_owned()
+        sanitize(&self.target.url()).into_owned()
     }
 
     fn expected(&self) -> Expected {
