@@ -127,6 +127,32 @@ removeAttrs packages [ "default" ]
     touch $out
   '';
 
+  # The Helm chart, against what Kustomize renders.
+  chart =
+    pkgs.runCommand "check-chart"
+      {
+        nativeBuildInputs = [
+          pkgs.kube-score
+          pkgs.kubectl
+          pkgs.kubernetes-helm
+          (pkgs.python3.withPackages (python: [ python.pyyaml ]))
+        ];
+      }
+      ''
+        export HOME=$TMPDIR
+        python3 ${
+          lib.fileset.toSource {
+            root = ../.;
+            fileset = lib.fileset.unions [
+              ../Cargo.toml
+              ../k8s
+              ./tests/chart
+            ];
+          }
+        }/nix/tests/chart
+        touch $out
+      '';
+
   images = pkgs.runCommand "check-images" { nativeBuildInputs = [ pkgs.jq ]; } ''
     bash ${./tests/image} ponger ${packages.ponger-image}
     bash ${./tests/image} pinger ${packages.pinger-image}
