@@ -160,11 +160,16 @@ removeAttrs packages [ "default" ]
   '';
 
   # Against the schemas of the newest Kubernetes that the tool carries: 1.30,
-  # which is the oldest that the manifests support.
+  # which is the oldest that the manifests support. Without the objects of
+  # cert-manager and trust-manager, which `.ci/cluster --all` validates.
   manifests-valid =
     pkgs.runCommand "check-manifests" { nativeBuildInputs = [ pkgs.kubectl-validate ]; }
       ''
-        kubectl-validate ${packages.manifests}
+        mkdir manifests
+        for file in ${packages.manifests}/*.yaml; do
+          awk 'BEGIN { RS = ORS = "---\n" } !/^apiVersion: .*cert-manager.io/' "$file" >"manifests/''${file##*/}"
+        done
+        kubectl-validate manifests
         touch $out
       '';
 
