@@ -26,6 +26,7 @@ let
       lib.replaceStrings [ "+" ] [ "-" ] pkgs.k3s.version
     }";
     PING_PONG_K8S = "${../k8s}";
+    PING_PONG_SBOM = "${packages.sbom}";
   };
 
   app =
@@ -75,6 +76,22 @@ lib.mapAttrs app (
         "PING_PONG_IMAGES"
         "PING_PONG_K3S_IMAGE"
         "PING_PONG_K8S"
+      ];
+    };
+    push = {
+      description = "Pushes both images to a registry by digest, with bills of materials and signatures";
+      tools = [
+        cosign
+        gnutar
+        gzip
+        jq
+        oras
+        skopeo
+      ];
+      needs = [
+        "PING_PONG_CALL"
+        "PING_PONG_IMAGES"
+        "PING_PONG_SBOM"
       ];
     };
     cluster-down = {

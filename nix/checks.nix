@@ -153,6 +153,34 @@ removeAttrs packages [ "default" ]
         touch $out
       '';
 
+  # Images, indices, bills of materials and signatures, pushed to a registry on this machine.
+  push =
+    pkgs.runCommand "check-push"
+      {
+        nativeBuildInputs = [
+          pkgs.cosign
+          pkgs.distribution
+          pkgs.jq
+          pkgs.openssl
+          pkgs.oras
+          pkgs.skopeo
+        ];
+      }
+      ''
+        bash ${
+          lib.fileset.toSource {
+            root = ../.;
+            fileset = lib.fileset.unions [
+              ../Cargo.toml
+              ../k8s
+              ./apps
+              ./tests/push
+            ];
+          }
+        }/nix/tests/push
+        touch $out
+      '';
+
   images = pkgs.runCommand "check-images" { nativeBuildInputs = [ pkgs.jq ]; } ''
     bash ${./tests/image} ponger ${packages.ponger-image}
     bash ${./tests/image} pinger ${packages.pinger-image}

@@ -44,6 +44,12 @@ help() {
 unknown() { die "unknown argument: $1" "$(basename "$0") --help lists the arguments"; }
 value() { [[ $# -gt 1 && -n $2 ]] || die "$1 needs a value" "$(basename "$0") --help"; }
 
+# The name of a service's image in an archive of `docker save` or OCI.
+name_in() {
+	{ tar -xOf "$1" manifest.json || tar -xOf "$1" index.json; } 2>/dev/null |
+		grep -oE '"([^"[]*/)?(ponger|pinger):[^"]+"' | head -1 | tr -d '"'
+}
+
 # Never the current context: only that of cluster-up's own cluster, or the one given by --context.
 kube() { kubectl --context "$context" "$@"; }
 apply() { kube apply --server-side --force-conflicts --field-manager=ping-pong "$@" >/dev/null; }
