@@ -9,6 +9,7 @@
 pub mod kubectl;
 pub mod objects;
 pub mod pod_logs;
+pub mod production;
 
 use std::{
     cell::RefCell,
@@ -31,7 +32,7 @@ use kube::{
     api::{DeleteParams, ListParams, LogParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{Ca, Issued};
 
 use self::{
@@ -92,18 +93,7 @@ impl Cluster {
             client.apiserver_version().await.context("the API server does not respond")?;
         let namespace = format!("ping-pong-e2e-{:04x}", rand::random::<u16>());
         println!("Kubernetes {}, namespace {namespace}", version.git_version);
-        let pod_logs = PodLogs::default();
-        let pods = Api::namespaced(client.clone(), &namespace);
-        let cluster = Self {
-            kubectl: Kubectl::new(&target.context),
-            target,
-            namespace,
-            client,
-            log_follower: tokio::spawn(pod_logs.clone().follow(pods)),
-            pod_logs,
-            created_namespaces: RefCell::default(),
-            ca: RefCell::new(Rc::new(Ca::new("ping-pong e2e"))),
-        };
+        let cluster = Self::new(target, client, namespace);
         if let Err(error) = cluster.deploy().await {
             // Deleting the namespace deletes what explains the failure.
             let dir = std::env::temp_dir().join(&cluster.namespace);
@@ -112,6 +102,29 @@ impl Cluster {
             return Err(error.context(format!("diagnostics are in {}", dir.display())));
         }
         Ok(cluster)
+    }
+
+    fn new(target: Target, client: Client, namespace: String) -> Self {
+        let pod_logs = PodLogs::default();
+        let pods = Api::namespaced(client.clone(), &namespace);
+        Self {
+            kubectl: Kubectl::new(&target.context),
+            target,
+            namespace,
+            client,
+            log_follower: tokio::spawn(pod_logs.clone().follow(pods)),
+            pod_logs,
+            created_namespaces: RefCell::default(),
+            ca: RefCell::new(Rc::new(Ca::new("ping-pong e2e"))),
+        }
+    }
+
+    /// Creates another namespace in the same cluster, in which nothing is deployed yet.
+    pub async fn create_sibling(&self, suffix: &str) -> Result<Self> {
+        let namespace = format!("{}-{suffix}", self.namespace);
+        // Here, so that `clean_up` deletes it even if the scenario is interrupted.
+        self.create_namespace(&namespace).await?;
+        Ok(Self::new(self.target.clone(), self.client.clone(), namespace))
     }
 
     async fn deploy(&self) -> Result<()> {
@@ -145,6 +158,15 @@ impl Cluster {
         namespace: &str,
         env: &[(&str, &str)],
     ) -> Result<()> {
+        let kind = if dir.starts_with("components/") { "components" } else { "resources" };
+        self.apply_overlay(|manifests| {
+            objects::kustomization(kind, &manifests.join(dir), namespace, &self.target.images, env)
+        })
+        .await
+    }
+
+    /// Applies the kustomization that `build` returns; it receives the path of the manifests.
+    pub async fn apply_overlay(&self, build: impl FnOnce(&Path) -> Value) -> Result<()> {
         let work = tempfile::tempdir()?;
         let here = work.path().canonicalize()?;
         let manifests = self.target.manifests.canonicalize();
@@ -152,10 +174,8 @@ impl Cluster {
             manifests.with_context(|| format!("manifests {}", self.target.manifests.display()))?;
         // kustomize accepts no absolute path.
         let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
-        let kind = if dir.starts_with("components/") { "components" } else { "resources" };
-        let dir = up.join(manifests.strip_prefix("/")?).join(dir);
-        let text = objects::kustomization(kind, &dir, namespace, &self.target.images, env);
-        fs::write(here.join("kustomization.yaml"), text.to_string())?;
+        let overlay = build(&up.join(manifests.strip_prefix("/")?));
+        fs::write(here.join("kustomization.yaml"), overlay.to_string())?;
         self.kubectl.apply_kustomization(&here.display().to_string()).await
     }
 
@@ -247,6 +267,11 @@ impl Cluster {
         )
     }
 
+    /// The images that were given in place of those that the manifests name.
+    pub fn images(&self) -> &[(Service, String)] {
+        &self.target.images
+    }
+
     /// Creates a namespace; [`Environment::clean_up`] deletes it.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         self.kubectl.apply(&objects::namespace(name)).await?;
@@ -287,9 +312,15 @@ impl Cluster {
         self.kubectl.run_in(&self.namespace, arguments).await
     }
 
+    /// Whether the API server knows a group of kinds, such as `cert-manager.io`.
+    pub async fn has_api_group(&self, name: &str) -> Result<bool> {
+        let groups = self.client.list_api_groups().await?.groups;
+        Ok(groups.iter().any(|group| group.name == name))
+    }
+
     /// Makes kubelet update the files of the pods now: it does so when a pod's object changes, and
     /// otherwise about once a minute.
-    async fn trigger_kubelet_sync(&self) -> Result<()> {
+    pub async fn trigger_kubelet_sync(&self) -> Result<()> {
         let annotation = format!("ping-pong/sync={}", rand::random::<u32>());
         let selector = "app.kubernetes.io/part-of=ping-pong";
         self.run_kubectl(&["annotate", "pods", "-l", selector, "--overwrite", &annotation]).await?;

@@ -84,6 +84,8 @@ pub const ALL: &[Scenario] = &[
         cluster: s::port_forward::browser),
     scenario!(15, "the rejection probe fails when ponger is replaced by one that accepts any client",
         local: s::rejection_probe::local, cluster: s::rejection_probe::cluster),
+    scenario!(16, "production: cert-manager renews both certificates, and a new root replaces the old one; no ping is lost",
+        cluster: s::cert_manager::renewal_and_new_root),
 ];
 
 #[cfg(test)]
@@ -92,6 +94,6 @@ mod tests {
 
     #[test]
     fn numbers_are_consecutive() {
-        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=15));
+        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=16));
     }
 }

@@ -1,6 +1,7 @@
 //! The scenarios, one file for each subject. Each returns what it measured, or why it failed.
 
 pub(crate) mod authz;
+pub(crate) mod cert_manager;
 pub(crate) mod disruption;
 pub(crate) mod network;
 pub(crate) mod original;

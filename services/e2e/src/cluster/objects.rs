@@ -72,8 +72,11 @@ pub fn kustomization(
     let images: Vec<_> = images
         .iter()
         .filter_map(|(service, image)| {
-            let (name, tag) = image.rsplit_once(':')?;
-            Some(json!({ "name": service.name(), "newName": name, "newTag": tag }))
+            let (key, (name, version)) = match image.split_once('@') {
+                Some(by_digest) => ("digest", by_digest),
+                None => ("newTag", image.rsplit_once(':')?),
+            };
+            Some(json!({ "name": service.name(), "newName": name, (key): version }))
         })
         .collect();
     let env: Vec<_> =

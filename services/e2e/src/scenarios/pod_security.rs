@@ -24,7 +24,7 @@ pub(crate) async fn restricted(cluster: &Cluster) -> Result<String> {
     ensure!(count >= 3, "there are only {count} pods");
 
     // The manifests too: this run may have replaced their images.
-    for dir in ["base", "overlays/local"] {
+    for dir in ["base", "overlays/local", "overlays/production"] {
         for line in cluster.render(dir).await?.lines() {
             if let Some(image) = line.trim().trim_start_matches("- ").strip_prefix("image: ") {
                 ensure!(is_pinned(image), "{dir} has the image {image}");

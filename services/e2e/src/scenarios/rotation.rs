@@ -10,12 +10,12 @@ use crate::{
     metrics::Labels,
     model::Service,
     ping_window::PingWindow,
-    tls_client::{ProbeOutcome, TlsClient},
+    tls_client::{PersistentConnection, ProbeOutcome, TlsClient},
 };
 
-const CERTIFICATE_LOADED: Labels<'_> = &[("unit", "certificate"), ("result", "ok")];
+pub(super) const CERTIFICATE_LOADED: Labels<'_> = &[("unit", "certificate"), ("result", "ok")];
 const CERTIFICATE_REJECTED: Labels<'_> = &[("unit", "certificate"), ("result", "rejected")];
-const TRUST_BUNDLE_LOADED: Labels<'_> = &[("unit", "trust_bundle"), ("result", "ok")];
+pub(super) const TRUST_BUNDLE_LOADED: Labels<'_> = &[("unit", "trust_bundle"), ("result", "ok")];
 
 pub(crate) async fn certificates(env: &impl Environment) -> Result<String> {
     let window = PingWindow::open(env).await?;
@@ -33,30 +33,56 @@ pub(crate) async fn root(env: &impl Environment) -> Result<String> {
     install_trust_bundle(env, &both).await?;
     env.ca().replace(Rc::clone(&new));
     renew(env).await?;
-    // A client of the old root is still accepted: with a new connection, whose session it would
-    // resume later, and with a connection that stays open.
-    let (ponger, stream) = env.connect().await?;
-    let outcome = client.probe(stream, "ponger").await?;
-    ensure!(outcome.is_pong(), "{ponger} rejected a client of a trusted root: {outcome:?}");
-    let mut connection = client.connect(env.connect().await?.1, "ponger").await?;
-    ensure!(!connection.is_resumed(), "{ponger} resumes sessions, without verifying certificates");
-    ensure!(connection.receives_pong().await, "{ponger} does not respond on an open connection");
+    let client = AcceptedClient::connect(env, client).await?;
     install_trust_bundle(env, new.pem()).await?;
-
-    ensure!(!connection.receives_pong().await, "a connection of the removed root stays open");
-    let (probed, stream) = env.connect().await?;
-    ensure!(probed == ponger, "{ponger} was replaced by {probed}");
-    let outcome = client.probe(stream, "ponger").await?;
-    ensure!(
-        matches!(outcome, ProbeOutcome::Rejected(_)),
-        "a client of the removed root was accepted: {outcome:?}"
-    );
+    client.ensure_rejected(env).await?;
     env.wait_for_pongs(10).await?;
     let stats = window.close(env).await?;
     Ok(format!(
         "{}; a client of the old root is rejected, on an open connection and with a known session too",
         stats.ensure_none_lost()?
     ))
+}
+
+/// A client whose root is still trusted.
+pub(super) struct AcceptedClient {
+    client: TlsClient,
+    ponger: String,
+    connection: PersistentConnection,
+}
+
+impl AcceptedClient {
+    /// Ensures that a client is accepted: with a new connection, whose session it would resume later,
+    /// and with a connection that stays open.
+    pub(super) async fn connect(env: &impl Environment, client: TlsClient) -> Result<Self> {
+        let (ponger, stream) = env.connect().await?;
+        let outcome = client.probe(stream, "ponger").await?;
+        ensure!(outcome.is_pong(), "{ponger} rejected a client of a trusted root: {outcome:?}");
+        let mut connection = client.connect(env.connect().await?.1, "ponger").await?;
+        ensure!(
+            !connection.is_resumed(),
+            "{ponger} resumes sessions, without verifying certificates"
+        );
+        ensure!(
+            connection.receives_pong().await,
+            "{ponger} does not respond on an open connection"
+        );
+        Ok(Self { client, ponger, connection })
+    }
+
+    /// Ensures that the same ponger rejects it, now that its root was removed.
+    pub(super) async fn ensure_rejected(mut self, env: &impl Environment) -> Result<()> {
+        let open = self.connection.receives_pong().await;
+        ensure!(!open, "a connection of the removed root stays open");
+        let (ponger, stream) = env.connect().await?;
+        ensure!(ponger == self.ponger, "{} was replaced by {ponger}", self.ponger);
+        let outcome = self.client.probe(stream, "ponger").await?;
+        ensure!(
+            matches!(outcome, ProbeOutcome::Rejected(_)),
+            "a client of the removed root was accepted: {outcome:?}"
+        );
+        Ok(())
+    }
 }
 
 pub(crate) async fn mismatched_key(env: &impl Environment) -> Result<String> {
