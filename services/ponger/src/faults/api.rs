@@ -21,7 +21,7 @@ use actix_web::{
 use serde::Serialize;
 use tokio::time::{sleep_until, timeout};
 
-use super::{Fault, Faults};
+use super::{Faults, fault::Fault};
 use chassis::config::HumanDuration;
 
 /// Where it is.
@@ -32,8 +32,6 @@ const MAX_BODY: usize = 1024;
 
 /// How long the body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-
-const EXAMPLE: &str = r#"{"kind": "delay", "delay": "500ms", "percent": 50, "duration": "30s"}"#;
 
 /// Adds the route.
 pub fn configure(config: &mut ServiceConfig, faults: Data<Faults>) {
@@ -78,13 +76,9 @@ async fn begin(request: HttpRequest, body: Payload, faults: Data<Faults>) -> Htt
             return text(StatusCode::REQUEST_TIMEOUT, "the body: it did not arrive in time\n");
         }
     };
-    let begun = serde_json::from_slice::<Fault>(&body)
-        .map_err(|error| format!("the body: {error}; an example: {EXAMPLE}\n"))
-        .and_then(|fault| {
-            faults.begin(fault, Instant::now()).map_err(|error| format!("{error}\n"))
-        });
-    match begun {
-        Ok(end) => {
+    match Fault::from_json(&body) {
+        Ok(fault) => {
+            let end = faults.begin(fault, Instant::now());
             let ending = faults.clone();
             actix_rt::spawn(async move {
                 sleep_until(end.into()).await;
@@ -92,7 +86,7 @@ async fn begin(request: HttpRequest, body: Payload, faults: Data<Faults>) -> Htt
             });
             state(&faults)
         }
-        Err(error) => text(StatusCode::BAD_REQUEST, error),
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     }
 }
 
