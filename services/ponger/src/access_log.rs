@@ -3,10 +3,11 @@
 use std::{rc::Rc, time::Instant};
 
 use actix_web::{
-    Error, HttpMessage as _,
+    Error, HttpMessage as _, HttpRequest,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::StatusCode,
+    web::Data,
 };
 use chassis::tls::peer_id::{PeerId, sanitize};
 use opentelemetry::trace::TraceId;
@@ -14,7 +15,8 @@ use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 
 use crate::{
-    authz::Revoked, connection::Peer, faults::Injected, policy::Decision, request_span::RequestSpan,
+    authz::Revoked, connection::Peer, faults::Injected, log_limits::LogLimits, policy::Decision,
+    request_span::RequestSpan,
 };
 
 /// The target by which `log.pings` switches off the lines of pings that have not failed.
@@ -73,7 +75,17 @@ impl RootSpanBuilder for AccessLog {
             span.finish(status, decision);
         }
         if !decision.is_allowed() {
-            log_denied(request, status, peer, decision, trace_id);
+            if peer.is_probe {
+                log_denied_probe(peer, decision);
+                return;
+            }
+            let limits = request.app_data::<Data<LogLimits>>();
+            // Without limits, each is logged.
+            if let Some(suppressed) =
+                limits.map_or(Some(0), |limits| limits.try_acquire_denial(decision))
+            {
+                log_denied(request, status, peer, decision, trace_id, suppressed);
+            }
             return;
         }
         let fault = extensions.get::<Injected>();
@@ -106,28 +118,30 @@ impl RootSpanBuilder for AccessLog {
     }
 }
 
+fn log_denied_probe(peer: &Peer, decision: &Decision) {
+    tracing::debug!(
+        parent: None,
+        address = peer.address.map(display),
+        denied = decision.reason(),
+        "Rejection probe denied"
+    );
+}
+
 fn log_denied(
-    request: &actix_web::HttpRequest,
+    request: &HttpRequest,
     status: u16,
     peer: &Peer,
     decision: &Decision,
     trace_id: Option<TraceId>,
+    suppressed: u64,
 ) {
-    if peer.is_probe {
-        tracing::debug!(
-            parent: None,
-            address = peer.address.map(display),
-            denied = decision.reason(),
-            "Rejection probe denied"
-        );
-        return;
-    }
     tracing::warn!(
         parent: None,
         status,
         peer = peer.id.as_ref().map(PeerId::as_str),
         address = peer.address.map(display),
         denied = decision.reason(),
+        suppressed,
         trace_id = trace_id.map(display),
         "Received {} {}",
         sanitize(request.method().as_str()),

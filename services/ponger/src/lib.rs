@@ -7,6 +7,7 @@
 //! - [`rejection_probe`]: recognizes pinger's rejection probe
 //! - [`connection`]: an open connection: its peer, its deadlines, and when it closes
 //! - [`limits`]: how long a client may take, and how many may be connected
+//! - [`log_limits`]: how many log lines clients can cause
 //! - [`policy`]: which peers are authorized
 //! - [`authz`]: authorizes requests
 //! - [`routes`]: the responses
@@ -21,6 +22,7 @@ pub mod connection;
 pub mod faults;
 pub mod handshake;
 pub mod limits;
+pub mod log_limits;
 pub mod policy;
 pub mod rejection_probe;
 pub mod request_span;

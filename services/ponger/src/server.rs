@@ -5,7 +5,6 @@
 //! accepts connections itself, and passes them to actix as [`ServerIo`], a stream that can be closed.
 
 use std::{
-    collections::BTreeMap,
     fmt, io,
     net::{SocketAddr, TcpListener},
     rc::Rc,
@@ -20,7 +19,6 @@ use actix_service::{
 use actix_web::{body::MessageBody, dev::AppConfig};
 use chassis::{
     failure::{Failure, FailureReason},
-    log_limiter::LogLimiter,
     metrics::Metrics,
     tls::{
         classify,
@@ -43,6 +41,7 @@ use crate::{
     connection::{Peer, ServerIo, Stream},
     handshake::{self, Accepted},
     limits::{ConnectionPermit, Limits, worker_count},
+    log_limits::LogLimits,
     policy::{Decision, Policy},
     rejection_probe::{self, ProbeFilter},
     request_span::RequestTracer,
@@ -65,8 +64,7 @@ pub struct Server {
     probe_filter: ProbeFilter,
     metrics: ServerMetrics,
     tracer: Option<RequestTracer>,
-    limit_log: LogLimiter,
-    handshake_log: BTreeMap<FailureReason, LogLimiter>,
+    log_limits: Arc<LogLimits>,
 }
 
 struct ServerMetrics {
@@ -115,7 +113,6 @@ impl Server {
             probes,
             identity,
         };
-        let limiter = || LogLimiter::new(Duration::from_secs(1));
         Arc::new(Self {
             tls,
             policy,
@@ -126,9 +123,13 @@ impl Server {
             probe_filter: ProbeFilter::default(),
             metrics,
             tracer,
-            limit_log: limiter(),
-            handshake_log: FailureReason::ALL.iter().map(|reason| (*reason, limiter())).collect(),
+            log_limits: Arc::default(),
         })
+    }
+
+    /// The limits of log lines, which requests share with connections.
+    pub fn log_limits(&self) -> &Arc<LogLimits> {
+        &self.log_limits
     }
 
     /// Serves `app` on `listener`, with a worker for each processor.
@@ -226,7 +227,7 @@ impl Server {
     fn acquire_permit(&self) -> Option<ConnectionPermit> {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             self.metrics.rejected.inc();
-            if let Some(suppressed) = self.limit_log.try_acquire() {
+            if let Some(suppressed) = self.log_limits.connections.try_acquire() {
                 tracing::warn!(
                     limit = self.limits.connections,
                     suppressed,
@@ -339,8 +340,7 @@ impl Server {
             );
             return;
         }
-        if let Some(suppressed) = self.handshake_log.get(&reason).and_then(LogLimiter::try_acquire)
-        {
+        if let Some(suppressed) = self.log_limits.try_acquire_handshake(reason) {
             tracing::warn!(
                 address = address.map(tracing::field::display),
                 reason = reason.label(),

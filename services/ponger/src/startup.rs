@@ -175,7 +175,9 @@ impl Application {
         } else {
             telemetry::warn_insecure_periodically();
         }
-        let authorizer = self.authorizer.clone();
+        let log_limits = Arc::clone(self.server.log_limits());
+        log_limits.report_periodically();
+        let (authorizer, shared_limits) = (self.authorizer, Data::from(Arc::clone(&log_limits)));
         let (faults, has_faults) = (self.faults.clone(), self.faults.as_ref().map(|_| true));
         let server = self
             .server
@@ -235,6 +237,7 @@ impl Application {
             );
         }
         tracing::info!("Stopped");
+        log_limits.report_now();
         Ok(())
     }
 }

@@ -61,7 +61,7 @@ impl Exporter {
             waiting: Arc::default(),
             exported: spans.with_label_values(&["exported"]),
             failed: spans.with_label_values(&["failed"]),
-            log: LogLimiter::new(LOG_INTERVAL),
+            log: LogLimiter::new("Trace export failed", None, LOG_INTERVAL),
         })
     }
 
@@ -81,6 +81,7 @@ impl SpanExporter for Exporter {
         self.waiting.fetch_sub(spans, Ordering::Relaxed);
         let Err(cause) = sent else {
             self.exported.inc_by(spans as u64);
+            self.log.report_now();
             return Ok(());
         };
         self.failed.inc_by(spans as u64);

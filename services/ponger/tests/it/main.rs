@@ -6,6 +6,7 @@
 mod authorization;
 mod faults;
 mod limits;
+mod log;
 mod metrics;
 mod process;
 mod rejection_probe;
