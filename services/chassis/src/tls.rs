@@ -19,6 +19,7 @@
 //! - [`credentials`]: whether the certificates that a connection was opened with are still valid
 //! - [`handshake_info`]: version, cipher suite and group that a handshake negotiated
 //! - [`classify`]: TLS errors as failures, with hints
+//! - [`untrusted`]: the issuer that a peer showed which no root verifies
 //! - [`observer`], [`explain`]: what a server presented and asked for, and where verification stopped
 //! - [`expiry`]: warnings before certificates expire
 //! - [`metrics`]: metrics of identities and handshakes
@@ -48,6 +49,7 @@ mod signature;
 pub mod trust;
 mod unit_files;
 mod unsupported;
+pub mod untrusted;
 pub mod x509;
 
 use std::sync::{Arc, OnceLock};

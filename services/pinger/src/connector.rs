@@ -28,7 +28,7 @@ use chassis::{
     failure::{Failure, FailureReason},
     tls::{
         classify, client::ClientTls, clock::Clock, credentials::ConnectionCredentials,
-        handshake_info::HandshakeInfo, reload::IdentityWatch,
+        handshake_info::HandshakeInfo, reload::IdentityWatch, untrusted::observe_issuer,
     },
 };
 use rustls::ClientConfig;
@@ -41,7 +41,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     first_bytes::FirstBytes,
     interim::Start,
-    phase::{Attempt, ConnectionInfo, Phase, Response, Trace},
+    phase::{Attempt, ConnectionInfo, Phase, Response, Trace, Untrusted},
     resolver::Resolver,
     tcp_info::TcpInfo,
 };
@@ -173,11 +173,16 @@ impl PingConnector {
         inner.trace.borrow_mut().enter(Phase::Tls);
         let used = tls.identity.current();
         let config = tls.config.as_ref().unwrap_or(&used.tls.config);
-        let stream = TlsConnector::from(Arc::clone(config))
+        let handshake = TlsConnector::from(Arc::clone(config))
             .connect(used.tls.server_name.clone(), FirstBytes::new(tcp))
-            .into_fallible()
-            .await
-            .map_err(|(error, tcp)| self.classify_handshake(&error, &tcp))?;
+            .into_fallible();
+        let (stream, issuer) = observe_issuer(handshake).await;
+        inner.trace.borrow_mut().untrusted =
+            issuer.zip(used.trust.as_ref()).map(|(issuer, trust)| Untrusted {
+                issuer,
+                trusted_roots: trust.root_names(tls.clock.now()),
+            });
+        let stream = stream.map_err(|(error, tcp)| self.classify_handshake(&error, &tcp))?;
         let connection = stream.get_ref().1;
         info.handshake = Some(HandshakeInfo::from_connection(connection));
         info.credentials = Some(Rc::new(ConnectionCredentials::new(

@@ -74,6 +74,15 @@ pub struct ConnectionInfo {
     pub credentials: Option<Rc<ConnectionCredentials<ClientTls>>>,
 }
 
+/// A server whose certificate no root of the trust bundle verifies.
+#[derive(Clone, Debug)]
+pub struct Untrusted {
+    /// The issuer that the presented chain ends with.
+    pub issuer: String,
+    /// The roots of the trust bundle.
+    pub trusted_roots: String,
+}
+
 /// An attempt to connect to an address.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -129,6 +138,8 @@ pub struct Trace {
     pub certificate_rejected: bool,
     began: Option<Instant>,
 }
+    /// Whom the server's certificate is from, if that is why it was rejected.
+    pub untrusted: Option<Untrusted>,
 
 impl Trace {
     /// Ends the current phase, and begins `phase`.

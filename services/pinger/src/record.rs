@@ -161,6 +161,7 @@ impl Recorder {
         }
         let span = self.spans.remove(&seq);
         let trace_id = span.as_ref().map(PingSpan::trace_id);
+        let untrusted = outcome.trace.untrusted.as_ref();
         match &outcome.result {
             Ok(()) => log_pong(seq, outcome, slow_phase, trace_id),
             Err(failure) => tracing::warn!(
@@ -168,6 +169,8 @@ impl Recorder {
                 endpoint = endpoint(outcome),
                 reason = failure.reason.label(),
                 cause = failure.cause,
+                issuer = untrusted.map(|untrusted| &*untrusted.issuer),
+                trusted_roots = untrusted.map(|untrusted| &*untrusted.trusted_roots),
                 phase = outcome.trace.phase.label(),
                 address = outcome.trace.info.as_ref().and_then(|info| info.address).map(display),
                 syn_retransmits = syn_retransmits(&outcome.trace),

@@ -25,9 +25,11 @@ use chassis::{
         clock::Clock,
         credentials::ConnectionCredentials,
         handshake_info::HandshakeInfo,
+        identity::Identity,
         metrics::{HandshakeMetrics, IdentityMetrics},
         reload::IdentityWatch,
         server::ServerTls,
+        untrusted::observe_issuer,
     },
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
@@ -246,7 +248,7 @@ impl Server {
         identity: &IdentityWatch<ServerTls>,
     ) -> Result<(Stream, Peer), io::Error> {
         let used = identity.current();
-        let accepting = handshake::accept(stream, Arc::clone(&used.tls.config));
+        let accepting = observe_issuer(handshake::accept(stream, Arc::clone(&used.tls.config)));
         let accepting = timeout(self.limits.handshake, accepting);
         let mut shutdown = self.shutdown.subscribe();
         let accepted = tokio::select! {
@@ -258,13 +260,15 @@ impl Server {
             } => return Err(io::ErrorKind::ConnectionAborted.into()),
         };
         let (mut stream, claims_to_be_probe) = match accepted {
-            Ok(Accepted { result: Ok(stream), claims_to_be_probe }) => (stream, claims_to_be_probe),
-            Ok(Accepted { claims_to_be_probe, result: Err((error, stream)) }) => {
+            Ok((Accepted { result: Ok(stream), claims_to_be_probe }, _)) => {
+                (stream, claims_to_be_probe)
+            }
+            Ok((Accepted { claims_to_be_probe, result: Err((error, stream)) }, issuer)) => {
                 let failure = classify::from_io("the client", &error);
                 if claims_to_be_probe && self.is_rejection_probe(address, failure.reason) {
                     self.record_rejection_probe(address, &failure);
                 } else {
-                    self.record_handshake_failure(address, &failure);
+                    self.record_handshake_failure(address, &failure, issuer.as_deref(), &used);
                 }
                 if let Some(stream) = stream {
                     handshake::lingering_close(stream).await;
@@ -274,7 +278,7 @@ impl Server {
             Err(_) => {
                 let cause = "the client did not complete its handshake in time";
                 let failure = Failure::new(FailureReason::TlsTimeout, cause);
-                self.record_handshake_failure(address, &failure);
+                self.record_handshake_failure(address, &failure, None, &used);
                 return Err(io::ErrorKind::TimedOut.into());
             }
         };
@@ -328,7 +332,14 @@ impl Server {
         );
     }
 
-    fn record_handshake_failure(&self, address: Option<SocketAddr>, failure: &Failure) {
+    /// Records a failed handshake under `used`; `issuer` is that of a certificate that no root verifies.
+    fn record_handshake_failure(
+        &self,
+        address: Option<SocketAddr>,
+        failure: &Failure,
+        issuer: Option<&str>,
+        used: &Identity<ServerTls>,
+    ) {
         self.metrics.handshakes.record_failure(failure.reason);
         let (reason, cause) = (failure.reason, &failure.cause);
         // Load balancers and port scanners connect and disconnect: not worth a line.
@@ -341,10 +352,13 @@ impl Server {
             return;
         }
         if let Some(suppressed) = self.log_limits.try_acquire_handshake(reason) {
+            let trust = used.trust.as_ref().filter(|_| issuer.is_some());
             tracing::warn!(
                 address = address.map(tracing::field::display),
                 reason = reason.label(),
                 cause,
+                issuer,
+                trusted_roots = trust.map(|trust| trust.root_names(self.clock.now())),
                 suppressed,
                 "TLS handshake failed"
             );

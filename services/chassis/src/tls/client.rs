@@ -22,6 +22,7 @@ use super::{
     peer_id::{PeerId, PeerIdError, SpiffeId, SubjectAltNames},
     provider,
     trust::{PeerVerifiers, TrustBundle},
+    untrusted::record_issuer,
 };
 use crate::error::ConfigError;
 
@@ -160,7 +161,8 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(end_entity, intermediates, name, now)?;
+        self.verify(end_entity, intermediates, name, now)
+            .inspect_err(|error| record_issuer(error, end_entity, intermediates))?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -7,7 +7,7 @@ use rustls::{
     CertificateError, Error,
     pki_types::{CertificateDer, UnixTime},
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+use x509_parser::certificate::X509Certificate;
 
 use super::{
     cert_info::{CertInfo, printable_name},
@@ -176,7 +176,7 @@ impl Explanation<'_> {
             return "not needed: a root of the trust bundle is reached before it".to_owned();
         }
         if let Some(root) = self.issuing_root(position) {
-            return format!("issued by the root `{}` of the trust bundle", root_subject(root));
+            return format!("issued by the root `{}` of the trust bundle", root.subject());
         }
         match self.path.get(step + 1) {
             Some(issuer) => format!("issued by certificate {}", issuer + 1),
@@ -310,7 +310,7 @@ impl Explanation<'_> {
         })
     }
 
-    /// The first certificate that cannot be verified, or verified by, whoever issued it: on the path,
+    /// The first certificate that cannot be verified, or verified by, regardless of its issuer: on the path,
     /// or with the name of the issuer where the path ends.
     fn stop_by_support(&self) -> Option<Stopped> {
         let top = &self.parsed[*self.path.last()?];
@@ -333,9 +333,4 @@ impl Explanation<'_> {
             reason.map(|reason| Stopped { position, why: Why::from_text(&reason) })
         })
     }
-}
-
-fn root_subject(root: &Root) -> String {
-    X509Certificate::from_der(&root.der)
-        .map_or_else(|_| String::new(), |(_, root)| printable_name(root.subject()))
 }

@@ -6,6 +6,7 @@ use rustls::{RootCertStore, pki_types::CertificateDer};
 use x509_parser::x509::X509Version;
 
 use super::{
+    cert_info::printable_name,
     signature, unsupported,
     x509::{self, Validity},
 };
@@ -48,5 +49,10 @@ impl Root {
         // Version 1 knows no basicConstraints; such roots are old, and CAs.
         let issues = certificate.is_ca() || certificate.version() == X509Version::V1;
         Ok(Self { der, validity, issues })
+    }
+
+    /// Its subject, for a person.
+    pub(super) fn subject(&self) -> String {
+        x509::parse(&self.der).map_or_else(|_| String::new(), |root| printable_name(root.subject()))
     }
 }

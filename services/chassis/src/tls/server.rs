@@ -23,6 +23,7 @@ use super::{
     identity::VerifyPeer,
     provider,
     trust::{PeerVerifiers, TrustBundle},
+    untrusted::record_issuer,
 };
 use crate::error::ConfigError;
 
@@ -138,8 +139,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verifier = self.verifiers.select(end_entity, intermediates)?;
-        verifier.verify_client_cert(end_entity, intermediates, now)
+        self.verifiers
+            .select(end_entity, intermediates)
+            .and_then(|verifier| verifier.verify_client_cert(end_entity, intermediates, now))
+            .inspect_err(|error| record_issuer(error, end_entity, intermediates))
     }
 
     fn verify_tls12_signature(

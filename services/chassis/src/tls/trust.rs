@@ -20,6 +20,9 @@ use super::{
 };
 use crate::{error::ConfigError, files::FileContents};
 
+/// How many roots are named in a line of the log.
+const MAX_NAMED_ROOTS: usize = 4;
+
 /// Where the roots come from by which peers are verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TrustSource {
@@ -129,6 +132,19 @@ impl TrustBundle {
     /// How many roots are valid at `time`.
     pub fn active_count(&self, time: UnixTime) -> usize {
         self.valid(time).count()
+    }
+
+    /// The subjects of the roots that are valid at `time`, for a person; the system's are too many to
+    /// name each.
+    pub fn root_names(&self, time: UnixTime) -> String {
+        let names = self.valid(time).take(MAX_NAMED_ROOTS).map(Root::subject);
+        let mut names: Vec<_> = names.collect();
+        let more = self.active_count(time) - names.len();
+        if more > 0 {
+            names.push(format!("and {more} more"));
+        }
+        // A name has commas in it.
+        names.join("; ")
     }
 
     /// Whether a root that is valid at `time` verifies our own certificate in `role`, as where both

@@ -153,6 +153,8 @@ fn reports_the_reason_of_every_loss() {
         let line = lose_ping(&env, config);
         assert!(has_reason(&line, reason), "{reason}, {url}: {line}");
         assert!(!line.contains("docs.rs"), "the words of a library: {line}");
+        let names_issuer = line.contains("issuer=\"CN=another\" trusted_roots=\"CN=test\"");
+        assert_eq!(names_issuer, reason == FailureReason::TlsUntrusted, "{line}");
         provoked.insert(reason);
     }
     assert_eq!(provoked, FailureReason::ALL.iter().copied().collect());

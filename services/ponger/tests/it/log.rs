@@ -1,8 +1,23 @@
 //! Lines that clients cause: what they say, and how many there are at most.
 
-use testkit::{Leaf, wait_until};
+use testkit::{Ca, Leaf, wait_until};
 
 use crate::support::{Env, OTHER};
+
+#[test]
+fn names_the_issuer_and_the_trusted_roots_for_an_untrusted_client() {
+    let env = Env::new();
+    let ponger = env.spawn("");
+    let client = env.client(Some(&Ca::new("another").issue(&Leaf::pinger("test"))));
+    client.get(ponger.address(), "/ping").unwrap_err();
+    let line = ponger.wait_for("TLS handshake failed");
+    let fields = "issuer=\"CN=another\" trusted_roots=\"CN=test\"";
+    assert!(line.contains("reason=\"tls_untrusted\"") && line.contains(fields), "{line}");
+    // Not of other failures.
+    env.client(None).get(ponger.address(), "/ping").unwrap_err();
+    let line = ponger.wait_for("reason=\"tls_no_certificate\"");
+    assert!(!line.contains("issuer=") && !line.contains("trusted_roots="), "{line}");
+}
 
 #[test]
 fn limits_lines_about_denied_requests_and_says_how_many_were_suppressed() {
