@@ -184,6 +184,7 @@ impl Application {
             .serve(self.listener, move || {
                 App::new()
                     .app_data(authorizer.clone())
+                    .app_data(shared_limits.clone())
                     .wrap(from_fn(authorize))
                     .wrap(TracingLogger::<AccessLog>::new())
                     .configure(|routes| routes::configure(routes, faults.as_ref()))
@@ -236,15 +237,15 @@ impl Application {
                 "Drain timeout exceeded, closed remaining connections"
             );
         }
-        tracing::info!("Stopped");
         log_limits.report_now();
+        tracing::info!("Stopped");
         Ok(())
     }
 }
 
 fn warn_of_faults(readiness: &Readiness, faults: &Data<Faults>) {
     tracing::warn!(
-        "Faults are enabled (`faults: true`): whoever reaches the admin listener can make pings fail"
+        "Faults are enabled (`faults: true`): anyone who reaches the admin listener can make pings fail"
     );
     readiness.add_warning("faults are enabled (`faults: true`)", || true);
     let faults = faults.clone();

@@ -237,7 +237,7 @@ pub fn wait_until_handled(id: u32, signal: Signal) {
     });
 }
 
-/// A pipe that is full: whoever writes to it hangs, as long as the reader is kept.
+/// A pipe that is full: a writer hangs, as long as the reader is kept.
 ///
 /// # Panics
 /// When the operating system does not give one.
