@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Read, Write as _},
     net::SocketAddr,
     path::Path,
@@ -12,6 +13,10 @@ use std::{
 };
 
 pub use rustix::process::Signal;
+use rustix::{
+    fs::{Mode, OFlags, open},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
 
 use crate::{
     client::{Response, metric, plain_get},
@@ -213,6 +218,26 @@ fn address_in(line: &str, field: &str) -> SocketAddr {
     line.split_whitespace()
         .find_map(|word| word.strip_prefix(field)?.parse().ok())
         .unwrap_or_else(|| panic!("no `{field}` in: {line}"))
+}
+
+/// Runs `command` on a terminal, and returns what it prints there.
+///
+/// # Panics
+/// When it cannot be started, or the operating system does not give a terminal.
+pub fn run_on_terminal(command: &mut Command) -> String {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&controller).and_then(|()| unlockpt(&controller)).expect("a terminal");
+    let path = ptsname(&controller, Vec::new()).expect("its path");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = open(path, flags, Mode::empty()).expect("a terminal");
+    let command = command.stdin(Stdio::null()).stdout(terminal).stderr(Stdio::null());
+    let mut child = command.spawn().expect("a program");
+    // Once nothing has the terminal open, reading from its other end fails.
+    command.stdout(Stdio::null());
+    let mut printed = Vec::new();
+    let _ = File::from(controller).read_to_end(&mut printed);
+    child.wait().expect("the state of a child process");
+    String::from_utf8_lossy(&printed).into_owned()
 }
 
 /// A command that starts `program` with a limit of open file descriptors.
