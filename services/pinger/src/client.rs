@@ -11,7 +11,10 @@ use actix_web::error::ParseError;
 use awc::{
     Connector,
     error::{PayloadError, SendRequestError},
-    http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT},
+    http::{
+        Version,
+        header::{CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT},
+    },
 };
 use chassis::{
     failure::{Failure, FailureReason},
@@ -168,7 +171,11 @@ impl PingClient {
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         let head = Response {
-            version: response.version(),
+            version: if self.connector.trace().ends_with_connection {
+                Version::HTTP_11
+            } else {
+                response.version()
+            },
             status,
             headers: response.headers().clone(),
             body: None,

@@ -40,11 +40,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     first_bytes::FirstBytes,
-    interim::Start,
     phase::{Attempt, ConnectionInfo, Phase, Response, Trace, Untrusted},
     resolver::Resolver,
+    response_head::Start,
     tcp_info::TcpInfo,
 };
+
+/// How the head of a response begins whose body ends with the connection, for awc.
+const HTTP_1_0: &[u8] = b"HTTP/1.0";
 
 /// awc's connector, with the trace of the one ping that is under way.
 #[derive(Clone)]
@@ -163,12 +166,7 @@ impl PingConnector {
         };
         let Some(tls) = &inner.tls else {
             inner.trace.borrow_mut().info = Some(info.clone());
-            return Ok(Stream {
-                kind: Kind::Plain(tcp),
-                unread: Vec::new(),
-                info,
-                connector: self,
-            });
+            return Ok(Stream::new(Kind::Plain(tcp), info, self));
         };
         inner.trace.borrow_mut().enter(Phase::Tls);
         let used = tls.identity.current();
@@ -193,7 +191,7 @@ impl PingConnector {
         )));
         inner.trace.borrow_mut().leave();
         inner.trace.borrow_mut().info = Some(info.clone());
-        Ok(Stream { kind: Kind::Tls(Box::new(stream)), unread: Vec::new(), info, connector: self })
+        Ok(Stream::new(Kind::Tls(Box::new(stream)), info, self))
     }
 
     fn classify_handshake(&self, error: &io::Error, tcp: &FirstBytes) -> Failure {
@@ -268,8 +266,12 @@ impl Service<ConnectInfo<Uri>> for PingConnector {
 /// A connection to ponger, which traces when it is written to and read from, and what fails.
 pub struct Stream {
     kind: Kind,
+    /// Whether the head of a final response is still awaited.
+    awaits_head: bool,
     /// The start of a response that was read, and not yet passed on.
     unread: Vec<u8>,
+    /// How many bytes of it the trace has counted.
+    counted: usize,
     info: ConnectionInfo,
     connector: PingConnector,
 }
@@ -286,6 +288,10 @@ impl fmt::Debug for Stream {
 }
 
 impl Stream {
+    fn new(kind: Kind, info: ConnectionInfo, connector: PingConnector) -> Self {
+        Self { kind, awaits_head: false, unread: Vec::new(), counted: 0, info, connector }
+    }
+
     fn tcp(&self) -> &TcpStream {
         match &self.kind {
             Kind::Tls(stream) => stream.get_ref().0.tcp(),
@@ -312,26 +318,45 @@ impl Stream {
         }
     }
 
-    /// Reads a response from its first byte on, without interim responses before it.
-    fn poll_final_response(
+    /// Reads the head of a response, without interim responses before it.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.awaits_head {
+            let start = Start::parse(&self.unread);
+            match start {
+                Start::Interim(length) => drop(self.unread.drain(..length)),
+                Start::Final { ends_with_connection } => {
+                    self.awaits_head = false;
+                    if ends_with_connection {
+                        self.unread[..HTTP_1_0.len()].copy_from_slice(HTTP_1_0);
+                        self.connector.0.trace.borrow_mut().ends_with_connection = true;
+                    }
+                }
+                Start::Unknown | Start::Incomplete => {
+                    if start == Start::Incomplete {
+                        let new = &self.unread[self.counted..];
+                        self.connector.0.trace.borrow_mut().received(new);
+                        self.counted = self.unread.len();
+                    }
+                    let mut bytes = [0; 1024];
+                    let mut chunk = ReadBuf::new(&mut bytes);
+                    ready!(self.poll_raw_read(cx, &mut chunk))?;
+                    self.awaits_head = !chunk.filled().is_empty();
+                    self.unread.extend_from_slice(chunk.filled());
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what was read before, or else from the connection.
+    fn poll_read_on(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            match Start::parse(&self.unread) {
-                Start::Interim(length) => drop(self.unread.drain(..length)),
-                Start::Final => break,
-                Start::Unknown => {
-                    let mut bytes = [0; 1024];
-                    let mut chunk = ReadBuf::new(&mut bytes);
-                    ready!(self.poll_raw_read(cx, &mut chunk))?;
-                    if chunk.filled().is_empty() {
-                        break;
-                    }
-                    self.unread.extend_from_slice(chunk.filled());
-                }
-            }
+        ready!(self.poll_head(cx))?;
+        if self.unread.is_empty() {
+            return self.poll_raw_read(cx, buffer);
         }
         let count = self.unread.len().min(buffer.remaining());
         buffer.put_slice(&self.unread[..count]);
@@ -347,16 +372,14 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let is_start = self.connector.0.trace.borrow().phase == Phase::Processing;
-        let read = if is_start || !self.unread.is_empty() {
-            self.poll_final_response(cx, buffer)
-        } else {
-            self.poll_raw_read(cx, buffer)
-        };
+        let read = self.poll_read_on(cx, buffer);
         match &read {
             Poll::Ready(Err(error)) => self.fail(error),
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                self.connector.0.trace.borrow_mut().received(&buffer.filled()[before..]);
+                let received = &buffer.filled()[before..];
+                let counted = self.counted.min(received.len());
+                self.counted -= counted;
+                self.connector.0.trace.borrow_mut().received(&received[counted..]);
             }
             Poll::Ready(Ok(())) => self.connector.0.trace.borrow_mut().is_closed = true,
             Poll::Pending => {}
@@ -371,17 +394,20 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        {
+        let is_request = {
             let mut trace = self.connector.0.trace.borrow_mut();
             if trace.info.is_none() {
                 self.connector.keep_socket(self.tcp());
                 trace.reused = true;
                 trace.info = Some(self.info.clone());
             }
-            if !matches!(trace.phase, Phase::Processing | Phase::Transfer) {
+            let is_request = !matches!(trace.phase, Phase::Processing | Phase::Transfer);
+            if is_request {
                 trace.enter(Phase::Processing);
             }
-        }
+            is_request
+        };
+        self.awaits_head |= is_request;
         let written = match &mut self.kind {
             Kind::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),

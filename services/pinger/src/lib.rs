@@ -6,7 +6,7 @@
 //! - [`connector`]: connects to ponger: resolve, connect, TLS; each phase timed
 //! - [`resolver`]: addresses of a name
 //! - `first_bytes`: keeps what a server sent first, which may not be TLS
-//! - `interim`: skips interim responses (1xx)
+//! - `response_head`: the head of a response, before awc reads it
 //! - `tcp_info`: what Linux knows about a TCP connection
 //! - [`expect`]: the response that counts as a pong
 //! - [`client`]: one ping: request, response, and its outcome
@@ -32,13 +32,13 @@ pub mod endpoints;
 pub mod expect;
 mod first_bytes;
 pub mod history;
-mod interim;
 pub mod page;
 pub mod phase;
 pub mod ping_span;
 pub mod record;
 pub mod rejection_probe;
 pub mod resolver;
+mod response_head;
 mod schedule;
 pub mod startup;
 pub mod summary;

@@ -122,6 +122,8 @@ pub struct Trace {
     pub reused: bool,
     /// The response, as far as it arrived.
     pub response: Option<Response>,
+    /// Whether the response is one of HTTP/1.1 whose body ends with the connection.
+    pub ends_with_connection: bool,
     /// Whether the server closed the connection while more was read.
     pub is_closed: bool,
     /// The addresses that the name was resolved to.
@@ -136,10 +138,10 @@ pub struct Trace {
     pub failure: Option<Failure>,
     /// Whether that was an alert about this end's certificate.
     pub certificate_rejected: bool,
-    began: Option<Instant>,
-}
     /// Whom the server's certificate is from, if that is why it was rejected.
     pub untrusted: Option<Untrusted>,
+    began: Option<Instant>,
+}
 
 impl Trace {
     /// Ends the current phase, and begins `phase`.
@@ -162,7 +164,7 @@ impl Trace {
 
     /// Records that `bytes` of the response were received.
     pub(crate) fn received(&mut self, bytes: &[u8]) {
-        if self.phase == Phase::Processing {
+        if self.phase == Phase::Processing && !bytes.is_empty() {
             self.enter(Phase::Transfer);
         }
         self.response_bytes += bytes.len();

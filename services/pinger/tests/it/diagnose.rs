@@ -426,6 +426,7 @@ fn names_what_is_wrong_with_the_response() {
         ),
         ("no_content.txt", "HTTP/1.1 204 No Content\r\n\r\n"),
         ("http10.txt", "HTTP/1.0 200 OK\r\n\r\nanything \u{202e}at all"),
+        ("until_close.txt", "HTTP/1.1 200 OK\r\nServer: another\r\n\r\nanything at all"),
         (
             "chunked.txt",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n0\r\n\r\n",

@@ -1,7 +1,7 @@
 //! Services other than ponger, watched by pinger.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     sync::Arc,
 };
@@ -10,7 +10,7 @@ use pinger::expect::{BodyMatch, Expect, ExpectedHeader};
 use rustls::{ServerConnection, StreamOwned};
 use testkit::Leaf;
 
-use crate::support::{Env, pings, respond, server_tls, until_closed, wait_for_further};
+use crate::support::{Env, accept, ms, pings, respond, server_tls, until_closed, wait_for_further};
 
 /// A service that responds with `status` and `body` to the request line `GET /healthz?full HTTP/1.1`,
 /// and with 404 to any other.
@@ -113,5 +113,34 @@ fn a_body_longer_than_the_limit_is_rejected_where_the_body_matters() {
         let expect = Expect { body_match, ..Expect::default() };
         let pinger = env.start_pinger(&watching(&env, address, expect));
         pinger.wait_for_metric(&pings(result), 1.0);
+    }
+}
+
+#[test]
+fn a_body_that_ends_with_the_connection_is_read() {
+    let env = Env::new();
+    let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
+    // In pieces, of which each is read by itself.
+    let pieces = ["HTTP/1.1 200 OK\r\nX-Rea", "dy: yes\r\n\r\nstat", "us: ok"];
+    let address = env.serve(move |tcp| {
+        let Some(mut stream) = accept(&tls, tcp) else { return };
+        for piece in pieces {
+            let _ = stream.write_all(piece.as_bytes()).and_then(|()| stream.flush());
+        }
+        stream.conn.send_close_notify();
+        until_closed(&mut stream);
+    });
+    let expect = Expect {
+        header: Some(ExpectedHeader::try_from("x-ready: yes".to_owned()).unwrap()),
+        body: "status: ok".into(),
+        ..Expect::default()
+    };
+    // The server closes a connection that was to be kept.
+    for keep_alive in [ms(0), ms(60_000)] {
+        let mut config = watching(&env, address, expect.clone());
+        config.ponger.keep_alive = keep_alive;
+        let pinger = env.start_pinger(&config);
+        wait_for_further(&pinger, "pong", 2);
+        assert_eq!(pinger.stop().unwrap().lost(), 0);
     }
 }
