@@ -284,11 +284,12 @@ impl PingClient {
 /// What the response of a ping begins with, for a person; nothing if nothing arrived.
 fn start_of(trace: &Trace) -> String {
     let start = trace.response_start.as_slice();
-    // The type of the first frame of HTTP/2 is SETTINGS, of stream 0 (RFC 9113, 3.4).
-    let is_http_2 = matches!(start, [0, 0, _, 4, _, 0, 0, 0, 0, ..]);
     match start {
         [] => String::new(),
-        _ if is_http_2 => "; it is HTTP/2".to_owned(),
+        // The type of the first frame of HTTP/2 is SETTINGS, of stream 0 (RFC 9113, 3.4).
+        [0, 0, _, 4, _, 0, 0, 0, 0, ..] => "; it is HTTP/2".to_owned(),
+        // A record of TLS is an alert or of a handshake, of version 3.x (RFC 8446, 5.1).
+        [21 | 22, 3, 0..=4, ..] => "; it is TLS: use an `https` URL".to_owned(),
         _ => format!("; it begins with `{}`", excerpt(start)),
     }
 }

@@ -36,6 +36,9 @@ pub(super) fn hint(seen: &Seen<'_>, failure: &Failure, remedy: Option<&str>) -> 
         _ => specific(seen, failure).unwrap_or_else(|| failure.reason.hint().to_owned()),
     };
     if seen.args.url.is_none() {
+        FailureReason::Body if cause.contains("it is TLS") => {
+            "Use an `https` URL in `ponger.url`, without --insecure: what answers there speaks TLS."
+        }
         return hint;
     }
     FLAGS.iter().fold(hint, |hint, (key, flag)| hint.replace(key, flag))
