@@ -34,6 +34,16 @@ impl ConfigError {
         self
     }
 
+    /// Calls the configuration key `key` by `name`: the flag that has set it.
+    #[must_use]
+    pub fn rename(mut self, key: &str, name: &str) -> Self {
+        let rename = |text: &str| text.replace(&format!("`{key}`"), name).replace(key, name);
+        self.subject = rename(&self.subject);
+        self.reason = rename(&self.reason);
+        self.hint = self.hint.as_deref().map(rename);
+        self
+    }
+
     /// Adds the configuration key to a subject that is one of the `files` that such keys name:
     /// `/tls.key (service.tlsPrivateKey)`.
     #[must_use]
@@ -185,6 +195,14 @@ mod tests {
         ] {
             assert_eq!(ConfigError::new(text, text).to_string(), format!("{text}: {text}"));
         }
+    }
+
+    #[test]
+    fn names_a_flag_in_place_of_its_key() {
+        let error =
+            ConfigError::new("/ca (ponger.acceptCert)", "b").hint("set `ponger.acceptCert`");
+        let renamed = error.rename("ponger.acceptCert", "--accept-cert").to_string();
+        assert_eq!(renamed, "/ca (--accept-cert): b; set --accept-cert");
     }
 
     #[test]

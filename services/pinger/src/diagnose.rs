@@ -54,6 +54,11 @@ impl Diagnosis {
     /// # Errors
     /// When the configuration, a certificate or a key cannot be used.
     pub fn prepare(args: DiagnoseArgs) -> Result<Self, ConfigError> {
+        let given = args.clone();
+        Self::load(args).map_err(|error| given.name_flags(error))
+    }
+
+    fn load(args: DiagnoseArgs) -> Result<Self, ConfigError> {
         let config = args.config()?;
         let (target, clock) = (config.target()?, Clock::system());
         let identity = if config.insecure {

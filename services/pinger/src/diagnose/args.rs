@@ -83,6 +83,24 @@ pub struct DiagnoseArgs {
 }
 
 impl DiagnoseArgs {
+    /// Names in `error` the flags that were given, in place of the keys that they set.
+    pub fn name_flags(&self, error: ConfigError) -> ConfigError {
+        // Of a pair, the one that is missing is a flag too.
+        let own = self.client_certificate.is_some() || self.client_private_key.is_some();
+        FLAGS.iter().fold(error, |error, (key, flag)| {
+            let is_given = match *key {
+                "ponger.url" => self.url.is_some(),
+                "ponger.acceptCert" => self.accept_cert.is_some(),
+                "ponger.clientCertificate" | "ponger.clientPrivateKey" => own,
+                "ponger.serverId" => self.server_id.is_some(),
+                "ponger.serverName" => self.server_name.is_some(),
+                // The values of the others are checked where the flags are parsed.
+                _ => false,
+            };
+            if is_given { error.rename(key, flag) } else { error }
+        })
+    }
+
     /// The configuration that the file, the environment and these arguments make.
     ///
     /// # Errors
@@ -118,6 +136,19 @@ impl DiagnoseArgs {
         })
     }
 }
+
+/// Configuration keys, and what they are for a person who gave a URL and flags.
+pub(super) const FLAGS: [(&str, &str); 9] = [
+    ("ponger.url", "the URL"),
+    ("ponger.acceptCert", "--accept-cert"),
+    ("ponger.clientCertificate", "--client-certificate"),
+    ("ponger.clientPrivateKey", "--client-private-key"),
+    ("ponger.serverId", "--server-id"),
+    ("ponger.serverName", "--server-name"),
+    ("ponger.minTlsVersion", "--min-tls-version"),
+    ("expect.status", "--expect-status"),
+    ("timeout", "--timeout"),
+];
 
 fn set<T: Clone>(value: &mut Option<T>, argument: &Option<T>) {
     if argument.is_some() {

@@ -6,25 +6,12 @@ use chassis::{
     tls::clock::format_rfc3339,
 };
 
-use super::seen::Seen;
+use super::{args::FLAGS, seen::Seen};
 use crate::phase::Phase;
 
 const UNTRUSTED_CLIENT: &str = "Add the root above the client certificate to the server's bundle of client CAs, or present a certificate of a CA that the server trusts.";
 
 const SEND_LESS: &str = "Have the server send its certificate and the intermediates between it and the root, and nothing else.";
-
-/// Configuration keys in causes and hints, and what they are for a person who gave a URL and flags.
-const FLAGS: [(&str, &str); 9] = [
-    ("`ponger.url`", "the URL"),
-    ("`ponger.acceptCert`", "--accept-cert"),
-    ("`ponger.clientCertificate`", "--client-certificate"),
-    ("`ponger.clientPrivateKey`", "--client-private-key"),
-    ("`ponger.serverId`", "--server-id"),
-    ("`ponger.serverName`", "--server-name"),
-    ("`ponger.minTlsVersion`", "--min-tls-version"),
-    ("`expect.status`", "--expect-status"),
-    ("`timeout`", "--timeout"),
-];
 
 /// What to do about `failure`. `remedy` is what the certificate shows at which verification stopped.
 pub(super) fn hint(seen: &Seen<'_>, failure: &Failure, remedy: Option<&str>) -> String {
@@ -36,12 +23,9 @@ pub(super) fn hint(seen: &Seen<'_>, failure: &Failure, remedy: Option<&str>) -> 
         _ => specific(seen, failure).unwrap_or_else(|| failure.reason.hint().to_owned()),
     };
     if seen.args.url.is_none() {
-        FailureReason::Body if cause.contains("it is TLS") => {
-            "Use an `https` URL in `ponger.url`, without --insecure: what answers there speaks TLS."
-        }
         return hint;
     }
-    FLAGS.iter().fold(hint, |hint, (key, flag)| hint.replace(key, flag))
+    FLAGS.iter().fold(hint, |hint, (key, flag)| hint.replace(&format!("`{key}`"), flag))
 }
 
 /// What to do about `failure`, where what was seen says more than its reason.
@@ -51,6 +35,9 @@ fn specific(seen: &Seen<'_>, failure: &Failure) -> Option<String> {
     let text = match failure.reason {
         FailureReason::TlsRefusedByPeer | FailureReason::Body if speaks_http_2 => {
             "Enable HTTP/1.1 on the server: pinger speaks no other version."
+        }
+        FailureReason::Body if cause.contains("it is TLS") => {
+            "Use an `https` URL in `ponger.url`, without --insecure: what answers there speaks TLS."
         }
         // The size of a chain is checked before its certificates.
         FailureReason::TlsUntrusted if cause.contains(" are accepted") => SEND_LESS,
