@@ -114,7 +114,8 @@ impl OwnCertificate {
     ///
     /// # Errors
     /// When a file is damaged, the key belongs to another certificate, the certificate or its issuer
-    /// has expired or is not valid yet, is a CA's, has no usable name, or is one that verifiers reject.
+    /// has expired or is not valid yet, is a CA's, is a server's without a usable name, or is one that
+    /// verifiers reject.
     pub fn from_pem(
         paths: &CertKeyPaths,
         certificate: &[u8],
@@ -186,19 +187,11 @@ impl Preflight<'_> {
         let is_usable = |name: &String| {
             DnsName::try_from(name.strip_prefix("*.").unwrap_or(name.as_str())).is_ok()
         };
-        match self.role {
-            Role::Server if !names.dns.iter().any(is_usable) && names.addresses == 0 => {
-                return Err(self
-                    .error("the certificate has no DNS name or IP address that a client could verify (a common name does not count)")
-                    .hint("issue it with a subjectAltName, such as DNS:ponger"));
-            }
-            Role::Client => {
-                names.peer_ids().map_err(|error| {
-                    self.error(format!("the certificate identifies no client: {error}"))
-                        .hint("issue it with one SPIFFE ID as its URI, or with a DNS name")
-                })?;
-            }
-            Role::Server => {}
+        // By what a client is identified is for the server to decide: many take the common name.
+        if self.role == Role::Server && !names.dns.iter().any(is_usable) && names.addresses == 0 {
+            return Err(self
+                .error("the certificate has no DNS name or IP address that a client could verify (a common name does not count)")
+                .hint("issue it with a subjectAltName, such as DNS:ponger"));
         }
         let usage = leaf.extended_key_usage().map_err(|error| {
             self.error(format!("its extended key usage cannot be read: {error}"))

@@ -341,6 +341,14 @@ impl<T: Send + Sync> Reloader<T> {
                     )
                     .hint("include its intermediates or add its root first; a restart takes it as it is"));
                 }
+                // A client's need not have an ID, but a server that reads the one in use would deny it.
+                let has_id = current.own.as_deref().is_some_and(|own| own.names.peer_ids().is_ok());
+                if let (Role::Client, true, Err(error)) = (role, has_id, loaded.names.peer_ids()) {
+                    let reason = format!("{error}, unlike the one in use");
+                    return Err(ConfigError::new(paths.certificate.display(), reason).hint(
+                        "issue it with one SPIFFE ID as its URI, or with a DNS name; a restart takes it as it is",
+                    ));
+                }
                 Ok(loaded)
             };
             if let Some(loaded) =

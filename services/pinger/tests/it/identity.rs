@@ -3,7 +3,9 @@
 use chassis::config::MinTlsVersion;
 use testkit::Leaf;
 
-use crate::support::{Env, PONGER_ID, expiration, pings, pong_forever, server_tls_of};
+use crate::support::{
+    Env, PONGER_ID, expiration, pings, pong_forever, server_tls, server_tls_of, wait_for_further,
+};
 
 #[test]
 fn negotiates_tls_1_3_with_the_post_quantum_group() {
@@ -96,4 +98,32 @@ fn reports_denial_of_an_id_that_is_not_allowed() {
     pinger.wait_for_metric(&pings("denied"), 1.0);
     let line = pinger.wait_for("Lost ping");
     assert!(line.contains("spiffe://cluster.local/ns/another/sa/pinger"), "{line}");
+}
+
+#[test]
+fn presents_a_certificate_with_a_common_name_alone_which_ponger_denies() {
+    let env = Env::new();
+    env.issue_pinger(&Leaf::new().common_name("pinger"));
+    let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), Some(&env.ca));
+    let another_service = env.serve(move |tcp| pong_forever(&tls, tcp));
+    let pinger = env.start_pinger(&env.pinger_config(another_service));
+    wait_for_further(&pinger, "pong", 2);
+    let ponger = env.start_ponger(&env.ponger_config());
+    let pinger = env.start_pinger(&env.pinger_config(ponger.address));
+    pinger.wait_for_metric(&pings("denied"), 1.0);
+    let line = pinger.wait_for("Lost ping");
+    assert!(line.contains("the certificate has neither a URI nor a DNS name"), "{line}");
+}
+
+#[test]
+fn keeps_a_certificate_with_an_id_rather_than_replace_it_by_one_without() {
+    let env = Env::new();
+    let ponger = env.start_ponger(&env.ponger_config());
+    let pinger = env.start_pinger(&env.pinger_config(ponger.address));
+    wait_for_further(&pinger, "pong", 1);
+    env.issue_pinger(&Leaf::new().common_name("pinger"));
+    pinger
+        .wait_for_metric("identity_refreshes_total{result=\"rejected\",unit=\"certificate\"}", 1.0);
+    wait_for_further(&pinger, "pong", 2);
+    assert_eq!(pinger.stop().unwrap().lost(), 0);
 }
