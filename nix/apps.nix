@@ -128,6 +128,7 @@ lib.mapAttrs app (
         gzip
         k3d
         kubectl
+        kubernetes-helm
         openssl
       ];
       needs = [
@@ -143,6 +144,7 @@ lib.mapAttrs app (
       tools = [
         docker-client
         kubectl
+        kubernetes-helm
         openssl
       ];
       needs = [

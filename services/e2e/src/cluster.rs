@@ -6,6 +6,7 @@
 //!
 //! Every method fails when the API server or kubectl does.
 
+pub mod helm;
 pub mod kubectl;
 pub mod objects;
 pub mod pod_logs;
@@ -125,6 +126,22 @@ impl Cluster {
         // Here, so that `clean_up` deletes it even if the scenario is interrupted.
         self.create_namespace(&namespace).await?;
         Ok(Self::new(self.target.clone(), self.client.clone(), namespace))
+    }
+
+    /// Deletes the namespace of a sibling, and returns the result of the scenario in it; if it failed, with
+    /// where the diagnostics are.
+    pub async fn finish(&self, result: Result<String>) -> Result<String> {
+        let result = match result {
+            Err(error) => {
+                let dir = std::env::temp_dir().join(&self.namespace);
+                self.save_diagnostics(&dir).await?;
+                Err(error.context(format!("diagnostics are in {}", dir.display())))
+            }
+            measured => measured,
+        };
+        self.delete_namespace(&self.namespace).await?;
+        self.clean_up().await?;
+        result
     }
 
     async fn deploy(&self) -> Result<()> {
@@ -270,6 +287,16 @@ impl Cluster {
     /// The images that were given in place of those that the manifests name.
     pub fn images(&self) -> &[(Service, String)] {
         &self.target.images
+    }
+
+    /// The context of kubectl's configuration.
+    pub fn context(&self) -> &str {
+        &self.target.context
+    }
+
+    /// The directory with the manifests.
+    pub fn manifests(&self) -> &Path {
+        &self.target.manifests
     }
 
     /// Creates a namespace; [`Environment::clean_up`] deletes it.

@@ -86,6 +86,8 @@ pub const ALL: &[Scenario] = &[
         local: s::rejection_probe::local, cluster: s::rejection_probe::cluster),
     scenario!(16, "production: cert-manager renews both certificates, and a new root replaces the old one; no ping is lost",
         cluster: s::cert_manager::renewal_and_new_root),
+    scenario!(17, "an upgrade and a rollback by Helm lose no ping, and two releases run in one cluster",
+        cluster: s::chart::upgrade_and_rollback),
 ];
 
 #[cfg(test)]
@@ -94,6 +96,6 @@ mod tests {
 
     #[test]
     fn numbers_are_consecutive() {
-        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=16));
+        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=17));
     }
 }

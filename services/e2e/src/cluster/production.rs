@@ -147,17 +147,7 @@ impl Production {
     /// Removes everything, and returns the result of the scenario; if it failed, with where the diagnostics
     /// are.
     pub async fn finish(self, result: Result<String>) -> Result<String> {
-        let result = match result {
-            Err(error) => {
-                let dir = std::env::temp_dir().join(&self.env.namespace);
-                self.env.save_diagnostics(&dir).await?;
-                Err(error.context(format!("diagnostics are in {}", dir.display())))
-            }
-            measured => measured,
-        };
-        self.env.delete_namespace(&self.env.namespace).await?;
-        self.env.clean_up().await?;
-        result
+        self.env.finish(result).await
     }
 
     fn overlay(&self, manifests: &Path, issuer: &str, patches: Vec<Value>) -> Value {
