@@ -267,9 +267,15 @@ impl Cluster {
         pod.with_context(|| format!("no pod of {service} is ready"))
     }
 
-    /// Opens a connection to a port of a pod.
+    /// Opens a connection to a port of a pod in the namespace of the services.
     pub async fn forward(&self, pod: &str, port: u16) -> Result<Stream> {
-        let mut forwarder = self.api::<Pod>().portforward(pod, &[port]).await?;
+        self.forward_in(&self.namespace, pod, port).await
+    }
+
+    /// Opens a connection to a port of a pod.
+    pub async fn forward_in(&self, namespace: &str, pod: &str, port: u16) -> Result<Stream> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let mut forwarder = api.portforward(pod, &[port]).await?;
         let stream = forwarder.take_stream(port).context("the port-forward has no stream")?;
         tokio::spawn(async move { forwarder.join().await });
         Ok(Box::new(stream))
