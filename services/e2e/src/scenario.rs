@@ -88,6 +88,12 @@ pub const ALL: &[Scenario] = &[
         cluster: s::cert_manager::renewal_and_new_root),
     scenario!(17, "an upgrade and a rollback by Helm lose no ping, and two releases run in one cluster",
         cluster: s::chart::upgrade_and_rollback),
+    scenario!(18, "through a Gateway, clients receive a pong; the edge verifies ponger, and ponger allows no ID but the edge's",
+        cluster: s::edge::gateway),
+    scenario!(19, "through an Ingress, clients receive a pong; the edge verifies ponger, and ponger allows no ID but the edge's",
+        cluster: s::edge::ingress),
+    scenario!(20, "ACME issues the edge's certificate, and clients that trust it receive a pong",
+        cluster: s::edge::acme),
 ];
 
 #[cfg(test)]
@@ -96,6 +102,6 @@ mod tests {
 
     #[test]
     fn numbers_are_consecutive() {
-        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=17));
+        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=20));
     }
 }
