@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{Domain, Socket, Type};
 use testkit::{Ca, Leaf};
 use time::Duration as Validity;
 
@@ -61,11 +62,26 @@ fn opens_a_connection_for_each_ping_without_keep_alive() {
     assert_eq!(pinger.metric(&kind("reused")), 0.0);
 }
 
+/// A listener, and a socket that is bound to its port too: it refuses connections once the listener is
+/// closed, and keeps the port from being given to another test.
+fn listener_and_bound_socket() -> (TcpListener, Socket) {
+    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let [listener, bound] = [(), ()].map(|()| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        address = socket.local_addr().unwrap().as_socket().unwrap();
+        socket
+    });
+    listener.listen(1).unwrap();
+    (listener.into(), bound)
+}
+
 #[test]
 fn reports_the_new_connections_failure_and_not_that_the_kept_one_was_closed() {
     let env = Env::new();
     let tls = server_tls(&env.ca.issue(&Leaf::ponger("test")), None);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (listener, _bound) = listener_and_bound_socket();
     let address = listener.local_addr().unwrap();
     let server = thread::spawn(move || {
         let (tcp, _) = listener.accept().unwrap();

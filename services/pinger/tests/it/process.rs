@@ -100,8 +100,8 @@ fn rejects_a_configuration_that_cannot_be_used() {
 #[test]
 fn names_the_admin_port_that_is_taken() {
     let env = Env::new();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _taken = TcpListener::bind(taken).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap();
     let config = write_config(&env, taken, "");
     let port = taken.port().to_string();
     let text = rejection(pinger(&config).env("PINGER__METRICS__PORT", &port));
