@@ -162,16 +162,18 @@ impl Server {
             .listen(crate::NAME, listener, move || {
                 let accepting = Arc::clone(&server);
                 let app = map_config(app().into_factory(), |()| AppConfig::default());
-                fn_service(move |stream: TcpStream| Arc::clone(&accepting).accept(stream)).and_then(
-                    HttpService::build()
-                        .keep_alive(server.limits.idle)
-                        .client_request_timeout(server.limits.request)
-                        .client_disconnect_timeout(Duration::from_secs(2))
-                        .on_connect_ext(|io: &ServerIo, data| {
-                            data.insert(Rc::clone(io.peer()));
-                        })
-                        .h1(app),
-                )
+                // Boxed: actix keeps room for it, twice, in each connection as long as that lives.
+                fn_service(move |stream: TcpStream| Box::pin(Arc::clone(&accepting).accept(stream)))
+                    .and_then(
+                        HttpService::build()
+                            .keep_alive(server.limits.idle)
+                            .client_request_timeout(server.limits.request)
+                            .client_disconnect_timeout(Duration::from_secs(2))
+                            .on_connect_ext(|io: &ServerIo, data| {
+                                data.insert(Rc::clone(io.peer()));
+                            })
+                            .h1(app),
+                    )
             })?
             .run())
     }
