@@ -74,6 +74,24 @@ async function waitForPings(page, count) {
 	return pings();
 }
 
+// Waits until the plot has a pixel of the colour with this name, opaque.
+const waitForColour = (page, name) =>
+	page.waitForFunction(
+		(name) => {
+			const canvas = document.querySelector("#plot canvas");
+			const probe = document.createElement("canvas").getContext("2d");
+			probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+			probe.fillRect(0, 0, 1, 1);
+			const wanted = probe.getImageData(0, 0, 1, 1).data;
+			const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+			const isWanted = (at) => [0, 1, 2, 3].every((byte) => Math.abs(data[at + byte] - wanted[byte]) < 8);
+			for (let at = 0; at < data.length; at += 4) if (isWanted(at)) return true;
+			return false;
+		},
+		{ timeout: 60_000, polling: 500 },
+		name,
+	);
+
 // What is true of the page in each state.
 async function assertSane({ page, complaints }) {
 	const width = await page.evaluate(() => document.documentElement.scrollWidth);
@@ -107,6 +125,7 @@ const STATES = {
 			return (await keep(startPinger(demo.dir, server.port))).page;
 		},
 		says: ["failures", "500"],
+		marks: "bad",
 	},
 	expiring: {
 		async page() {
@@ -115,6 +134,14 @@ const STATES = {
 			return (await keep(startPinger(demo.dir, port, env))).page;
 		},
 		says: ["alerts", "a certificate of ponger expires soon"],
+	},
+	slow: {
+		async page() {
+			const env = { PINGER__SLOW_AFTER: "1ms" };
+			return (await keep(startPinger(demo.dir, await demoPort(), env))).page;
+		},
+		says: ["readout", "ms, slow"],
+		marks: "warn",
 	},
 	started: {
 		async page() {
@@ -147,6 +174,7 @@ for (const browser of BROWSERS) {
 							await picture(opened.page, `${browser.name}-${name}-${theme}-${size}`);
 							const scheme = await opened.page.evaluate(() => matchMedia("(prefers-color-scheme: dark)").matches);
 							assert.equal(scheme, dark);
+							if (state.marks) await waitForColour(opened.page, state.marks);
 							if (pictures && `${browser.name} ${name} ${theme} ${size}` === "chromium calm light wide") {
 								await waitForPings(opened.page, 120);
 								await opened.page.screenshot({ path: path.join(pictures, "calm.png") });
@@ -200,6 +228,24 @@ for (const browser of BROWSERS) {
 				await waitForText(page, "connection", "pinger was restarted at");
 				await waitForPings(page, before + 1);
 			} finally {
+				await running.close();
+				await pinger.stop();
+			}
+		});
+
+		test("says that too many pages are open, and is live again when one was closed", async () => {
+			const pinger = await startPinger(demo.dir, await demoPort());
+			const others = new AbortController();
+			const running = await launch(browser);
+			try {
+				for (let count = 0; count < 16; count++) await fetch(`${pinger.page}events`, { signal: others.signal });
+				const opened = await open(running, pinger.page);
+				await waitForText(opened.page, "connection", "Not live: 16 pages are open, which is the limit");
+				await assertSane(opened);
+				others.abort();
+				await waitForText(opened.page, "connection", "Live");
+			} finally {
+				others.abort();
 				await running.close();
 				await pinger.stop();
 			}

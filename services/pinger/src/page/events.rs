@@ -12,8 +12,8 @@ use std::{
 };
 
 use actix_web::{
-    HttpResponse,
-    http::header::{ContentType, RETRY_AFTER},
+    Error, HttpResponse,
+    http::header::ContentType,
     web::{Bytes, Data, Query},
 };
 use futures_util::stream::unfold;
@@ -28,6 +28,8 @@ use crate::history::PingRecord;
 
 /// How many streams may be open, half as many as connections of the admin listener.
 const MAX_STREAMS: usize = 16;
+
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// How many pings an event has at most, so that a whole history is sent as the reader takes it.
 const MAX_BATCH: usize = 500;
@@ -84,18 +86,23 @@ enum Ping {
 pub(super) async fn events(
     source: Data<Source>,
     streams: Data<EventStreams>,
-    Query(received): Query<Received>,
+    received: Result<Query<Received>, Error>,
 ) -> HttpResponse {
-    let Ok(permit) = Arc::clone(&streams.0).try_acquire_owned() else {
-        return respond(HttpResponse::ServiceUnavailable())
-            .insert_header((RETRY_AFTER, "5"))
+    let Ok(Query(received)) = received else {
+        return respond(HttpResponse::BadRequest())
             .content_type(ContentType::plaintext())
-            .body(format!("{MAX_STREAMS} pages are open, which is the limit\n"));
+            .body("run and position: they are not the numbers that an event had\n");
+    };
+    let Ok(permit) = Arc::clone(&streams.0).try_acquire_owned() else {
+        // An event, because browsers do not show a page the status of its stream.
+        return respond(HttpResponse::Ok()).content_type(EVENT_STREAM).body(format!(
+            "event: limit\ndata: {MAX_STREAMS} pages are open, which is the limit\n\n"
+        ));
     };
     let events = unfold(EventStream::new(source, &received, permit), async |mut stream| {
         Some((Ok::<_, Infallible>(stream.next().await), stream))
     });
-    respond(HttpResponse::Ok()).content_type("text/event-stream").streaming(Box::pin(events))
+    respond(HttpResponse::Ok()).content_type(EVENT_STREAM).streaming(Box::pin(events))
 }
 
 struct EventStream {

@@ -6,6 +6,9 @@
 const PHASES = ["resolve", "connect", "tls", "processing", "transfer"];
 const MAX_PINGS = 7200;
 const RETRY_MS = 1000;
+const LIMIT_RETRY_MS = 5000;
+// A pong that took longer is slow.
+const SLOW_MS = Number(document.getElementById("plot").dataset.slowAfter ?? Infinity);
 
 const element = (id) => document.getElementById(id);
 const colour = (name) =>
@@ -80,7 +83,7 @@ function createPlot() {
 				{ ...axis, grid, ticks: { show: false }, size: 64, values: (_, v) => v.map((ms) => `${ms} ms`) },
 			],
 			series: [{}, ...series],
-			hooks: { draw: [drawFailures], setCursor: [followCursor] },
+			hooks: { draw: [drawMarks], setCursor: [followCursor] },
 		},
 		data(),
 		element("plot"),
@@ -107,27 +110,34 @@ const clock = (seconds) =>
 
 const plotSize = () => ({ width: element("plot").clientWidth, height: element("plot").clientHeight });
 
-function drawFailures(plot) {
+const isSlow = (at) => !reasons[at] && durations[at] > SLOW_MS;
+
+// How lost and slow pings are marked: by a colour, and by a sign for those who do not tell colours apart.
+// Each sign is lines through points, in half its size from its middle.
+const LOST = { colour: "bad", lines: [[[-1, -1], [1, 1]], [[-1, 1], [1, -1]]] };
+const SLOW = { colour: "warn", lines: [[[-1, 1], [0, -1], [1, 1], [-1, 1]]] };
+
+function drawMarks(plot) {
 	const { ctx, bbox } = plot;
 	const size = 5 * devicePixelRatio;
-	let lastCross = -Infinity;
+	const y = bbox.top + size;
+	const lastSign = new Map();
 	ctx.save();
-	ctx.fillStyle = ctx.strokeStyle = colour("bad");
 	ctx.lineWidth = 2 * devicePixelRatio;
 	for (let at = firstAfter(now() - range); at < times.length; at++) {
-		if (!reasons[at]) continue;
+		const mark = reasons[at] ? LOST : isSlow(at) ? SLOW : null;
+		if (!mark) continue;
 		const x = plot.valToPos(times[at], "x", true);
+		ctx.fillStyle = ctx.strokeStyle = colour(mark.colour);
 		ctx.globalAlpha = 0.3;
 		ctx.fillRect(x - devicePixelRatio, bbox.top, 2 * devicePixelRatio, bbox.height);
-		if (x - lastCross < 2 * size) continue;
-		// A cross too, for those who do not tell the colours apart.
-		lastCross = x;
-		const y = bbox.top + size;
+		if (x - (lastSign.get(mark) ?? -Infinity) < 2 * size) continue;
+		lastSign.set(mark, x);
 		ctx.globalAlpha = 1;
 		ctx.beginPath();
-		for (const slope of [-1, 1]) {
-			ctx.moveTo(x - size, y - slope * size);
-			ctx.lineTo(x + size, y + slope * size);
+		for (const [[startX, startY], ...rest] of mark.lines) {
+			ctx.moveTo(x + startX * size, y + startY * size);
+			for (const [nextX, nextY] of rest) ctx.lineTo(x + nextX * size, y + nextY * size);
 		}
 		ctx.stroke();
 	}
@@ -195,8 +205,8 @@ function describe() {
 		const lost = text("b", `lost after ${durations[at].toFixed(1)} ms: ${reasons[at]}`, "bad");
 		readout.append(" ", lost, " ", ...(hint?.cloneNode(true).childNodes ?? []));
 	} else {
-		words.push(`${durations[at].toFixed(1)} ms`);
-		readout.append(` ${words[0]}`);
+		words.push(`${durations[at].toFixed(1)} ms${isSlow(at) ? ", slow" : ""}`);
+		readout.append(" ", text("span", words[0], isSlow(at) ? "warn" : ""));
 		PHASES.forEach((phase, index) => {
 			const duration = ends[index][at] - (index > 0 ? ends[index - 1][at] : 0);
 			words.push(`${phase} ${duration.toFixed(1)}`);
@@ -259,6 +269,11 @@ function connect() {
 	const query = run === null ? "" : `?run=${run}&position=${position}`;
 	events = new EventSource(`events${query}`);
 	events.onmessage = (event) => apply(JSON.parse(event.data));
+	events.addEventListener("limit", (event) => {
+		disconnect();
+		say(`Not live: ${event.data}; trying again.`, "bad");
+		retry = setTimeout(connect, LIMIT_RETRY_MS);
+	});
 	// Not left to the browser: some do not try again when nothing listens, none after a status.
 	events.onerror = () => {
 		disconnect();

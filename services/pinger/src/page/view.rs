@@ -11,7 +11,7 @@ mod text;
 use chassis::failure::FailureReason;
 use maud::{DOCTYPE, Markup, html};
 
-use self::text::{hint, time};
+use self::text::{breakable, hint, time};
 use super::snapshot::{RANGES, Snapshot, Source};
 
 /// The whole page.
@@ -22,6 +22,7 @@ pub(super) fn document(source: &Source, snapshot: &Snapshot) -> Markup {
         sections.swap_remove(at).1
     };
     let url = source.config.ponger.url.as_deref().unwrap_or_default();
+    let slow_after = source.config.slow_after;
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -39,7 +40,7 @@ pub(super) fn document(source: &Source, snapshot: &Snapshot) -> Markup {
             body {
                 main {
                     header {
-                        h1 { "pinger " span aria-hidden="true" { "→" } " " span class="url" { (url) } }
+                        h1 { "pinger " span aria-hidden="true" { "→" } " " span class="url" { (breakable(url)) } }
                         p id="connection" role="status" {
                             noscript { "Without script, this page shows the moment at which it was loaded." }
                         }
@@ -61,8 +62,11 @@ pub(super) fn document(source: &Source, snapshot: &Snapshot) -> Markup {
                             }
                         }
                         figure id="latency" hidden {
-                            figcaption id="latency-title" { "Latency of each ping, by phase" }
-                            div id="plot" role="slider" tabindex="0" aria-labelledby="latency-title"
+                            figcaption id="latency-title" {
+                                "Latency of each ping, by phase. ✕ is lost"
+                                @if !slow_after.0.is_zero() { ", △ slower than " (slow_after) }
+                            }
+                            div id="plot" data-slow-after=[(!slow_after.0.is_zero()).then_some(slow_after.0.as_millis())] role="slider" tabindex="0" aria-labelledby="latency-title"
                                 aria-valuemin="0" aria-valuemax="0" aria-valuenow="0" aria-valuetext="no ping" {}
                             p id="readout" aria-hidden="true" {}
                         }

@@ -37,8 +37,10 @@ impl Events {
         events
     }
 
-    fn is_accepted(&self) -> bool {
-        self.received.starts_with("HTTP/1.1 200 ")
+    /// Whether an update was received, rather than that there are too many streams.
+    fn is_accepted(&mut self) -> bool {
+        self.wait_for("data: ");
+        !self.received.contains("event: limit")
     }
 
     /// Reads until `part` was received.
@@ -236,15 +238,25 @@ fn streams_the_history_and_each_further_ping() {
 fn limits_the_number_of_streams() {
     let env = Env::new();
     let pinger = pinger_of(&env, "200 OK", "pong");
-    let open: Vec<_> = (0..MAX_STREAMS).map(|_| Events::open(&pinger, "/events")).collect();
-    assert!(open.iter().all(Events::is_accepted));
+    let mut open: Vec<_> = (0..MAX_STREAMS).map(|_| Events::open(&pinger, "/events")).collect();
+    assert!(open.iter_mut().all(Events::is_accepted));
     let surplus = plain_get(pinger.admin, "/events").unwrap();
-    assert_eq!((surplus.status, surplus.header("retry-after")), (503, Some("5")));
+    let limit = "event: limit\ndata: 16 pages are open, which is the limit\n\n";
+    assert_eq!((surplus.status, surplus.body.as_str()), (200, limit));
     assert_eq!(pinger.admin_get("/readyz").status, 200);
     drop(open);
-    wait_until("a stream is free", || {
-        Some(Events::open(&pinger, "/events")).filter(Events::is_accepted)
-    });
+    wait_until("a stream is free", || Events::open(&pinger, "/events").is_accepted().then_some(()));
+}
+
+#[test]
+fn rejects_a_position_that_is_no_number() {
+    let env = Env::new();
+    let pinger = env.start_pinger(&env.pinger_config(([127, 0, 0, 1], 1).into()));
+    for query in ["run=x", "position=-1", "run=1&position=1.5"] {
+        let response = plain_get(pinger.admin, &format!("/events?{query}")).unwrap();
+        let reason = "run and position: they are not the numbers that an event had\n";
+        assert_eq!((response.status, response.body.as_str()), (400, reason), "{query}");
+    }
 }
 
 #[test]
@@ -259,9 +271,7 @@ fn closes_streams_that_are_not_read() {
     for events in &open {
         rustix::net::sockopt::set_socket_recv_buffer_size(&events.stream, 1).unwrap();
     }
-    wait_until("a stream is free", || {
-        Some(Events::open(&pinger, "/events")).filter(Events::is_accepted)
-    });
+    wait_until("a stream is free", || Events::open(&pinger, "/events").is_accepted().then_some(()));
 }
 
 #[test]

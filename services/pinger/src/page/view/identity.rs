@@ -6,7 +6,7 @@ use chassis::tls::clock::duration_until;
 use maud::{Markup, html};
 use rustls::pki_types::UnixTime;
 
-use super::text::{id, roughly, time};
+use super::text::{breakable, roughly, time};
 use crate::{
     page::snapshot::{Certificate, Snapshot, Source},
     rejection_probe::{LastProbe, ProbeResult},
@@ -35,7 +35,7 @@ pub(super) fn parties(source: &Source, snapshot: &Snapshot) -> Markup {
     html! {
         div class="party" {
             strong { "pinger" @if let Some(node) = &source.config.node { " on node " (node) } }
-            span class="id" { (id(snapshot.own_id.as_deref().unwrap_or("no certificate"))) }
+            span class="id" { (breakable(snapshot.own_id.as_deref().unwrap_or("no certificate"))) }
         }
         div class="link" {
             p { (kind) @if snapshot.handshake.is_none() && source.identity.is_some() { ", no handshake yet" } }
@@ -51,8 +51,8 @@ pub(super) fn parties(source: &Source, snapshot: &Snapshot) -> Markup {
             strong { "ponger" }
             span class="id" {
                 @match (snapshot.peer_id.as_deref(), expected) {
-                    (Some(peer), _) => (id(peer)),
-                    (None, Some(expected)) => { "expected: " (id(expected)) },
+                    (Some(peer), _) => (breakable(peer)),
+                    (None, Some(expected)) => { "expected: " (breakable(expected)) },
                     (None, None) => "not known yet",
                 }
             }

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use maud::{Markup, html};
 
-use super::text::{hint, ms, percent, time};
+use super::text::{breakable, hint, ms, percent, time};
 use crate::{
     history::{FailureRecord, MAX_PINGS, PingRecord, Success},
     page::snapshot::Snapshot,
@@ -102,8 +102,12 @@ pub(super) fn endpoints(snapshot: &Snapshot) -> Markup {
                 tbody {
                     @for (address, endpoint) in &snapshot.endpoints {
                         tr {
-                            th scope="row" class="address" {
-                                @if let Some(address) = address { (address) } @else { "not connected" }
+                            th scope="row" {
+                                @match address {
+                                    None => "not connected",
+                                    Some(address) if address.is_ipv4() => span class="whole" { (address) },
+                                    Some(address) => (breakable(&address.to_string())),
+                                }
                             }
                             td {
                                 span class=[(endpoint.success.lost > 0).then_some("bad")] { (percent(endpoint.success)) }
@@ -111,7 +115,7 @@ pub(super) fn endpoints(snapshot: &Snapshot) -> Markup {
                             }
                             td {
                                 @match endpoint.last {
-                                    Some(PingRecord { reason: Some(reason), .. }) => code class="bad" { (reason.label()) },
+                                    Some(PingRecord { reason: Some(reason), .. }) => code class="bad" { (breakable(reason.label())) },
                                     last => (ms(last.map(|ping| ping.duration))),
                                 }
                             }

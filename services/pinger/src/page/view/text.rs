@@ -17,9 +17,18 @@ pub(super) fn hint(reason: FailureReason) -> Markup {
     }
 }
 
-/// An ID, which may be broken after each slash.
-pub(super) fn id(id: &str) -> Markup {
-    html! { @for part in id.split_inclusive('/') { (part) wbr; } }
+/// An ID, a URL, an address or a reason, which may be broken after a slash or an underscore and before a
+/// colon, so that a port stays whole.
+pub(super) fn breakable(text: &str) -> Markup {
+    html! {
+        @for part in text.split_inclusive(['/', '_']) {
+            @for (at, part) in part.split(':').enumerate() {
+                @if at > 0 && part == "/" { ":" } @else if at > 0 { wbr; ":" }
+                (part)
+            }
+            wbr;
+        }
+    }
 }
 
 /// A time in UTC, which the script shows in the viewer's zone.
@@ -73,6 +82,14 @@ mod tests {
         let roughly = |seconds| roughly(Duration::from_secs(seconds));
         assert_eq!([roughly(0), roughly(1), roughly(59)], ["0 seconds", "1 second", "59 seconds"]);
         assert_eq!([roughly(3599), roughly(90_000)], ["59 minutes", "1 day"]);
+    }
+
+    #[test]
+    fn breaks_before_a_port_and_after_a_slash_or_an_underscore() {
+        let html = |text| breakable(text).into_string();
+        assert_eq!(html("https://ponger:8443/a"), "https:/<wbr>/<wbr>ponger<wbr>:8443/<wbr>a<wbr>");
+        assert_eq!(html("127.0.0.1:8443"), "127.0.0.1<wbr>:8443<wbr>");
+        assert_eq!(html("tls_timeout"), "tls_<wbr>timeout<wbr>");
     }
 
     #[test]
