@@ -42,7 +42,7 @@ pub fn run(service: &str, main: impl Future<Output = anyhow::Result<u8>>) -> ! {
 
 /// The line that says why `service` exits, in the format of its log.
 fn fatal_line(service: &str, error: &anyhow::Error) -> String {
-    if !telemetry::is_json() {
+    if !telemetry::is_json() && !is_json_requested(service) {
         return format!("{service}: {error:#}");
     }
     let timestamp = format_rfc3339(UnixTime::now());
@@ -51,6 +51,13 @@ fn fatal_line(service: &str, error: &anyhow::Error) -> String {
         "timestamp": timestamp, "level": "ERROR", "message": "Exiting", "cause": cause
     });
     line.to_string()
+}
+
+/// Whether the environment asks `service` for JSON. Of a configuration that cannot be used, nothing else
+/// is known.
+fn is_json_requested(service: &str) -> bool {
+    let variable = format!("{}__LOG__FORMAT", service.to_uppercase());
+    std::env::var(variable).is_ok_and(|format| format == "json")
 }
 
 /// Checks that `count` more descriptors can be had, an even number. tokio and actix panic without

@@ -302,9 +302,22 @@ fn logs_json() {
     let env = Env::new();
     let config = env.write_config("");
     let mut command = Command::new(PROGRAM);
-    let ponger = Service::spawn(command.arg("-c").arg(config).env("PONGER__LOG__FORMAT", "json"));
+    command.arg("-c").arg(config).env("PONGER__LOG__FORMAT", "json");
+    let ponger = Service::spawn(&mut command);
     let line = ponger.wait_for("\"message\":\"Listening\"");
     assert!(line.starts_with('{') && line.contains("\"address\":\"127.0.0.1:"), "{line}");
+    // A configuration that cannot be read does not say so.
+    for (variable, value, cause) in [
+        ("PONGER__SERVICE__PORT", "x", "expected a number from 0 to 65535"),
+        ("PONGER__SERVICE__CLIENT_CA", "/nowhere.crt", "/nowhere.crt (service.clientCa): "),
+    ] {
+        let output = command.env(variable, value).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(78));
+        let line: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!((&line["level"], &line["message"]), (&"ERROR".into(), &"Exiting".into()));
+        assert!(line["cause"].as_str().unwrap().contains(cause), "{line}");
+        command.env_remove(variable);
+    }
 }
 
 #[test]
