@@ -28,9 +28,9 @@ impl FailureReason {
                  the limit."
             }
             Self::TlsUntrusted => {
-                "Compare the issuer of the peer's certificate (`openssl s_client -connect \
-                 HOST:PORT -showcerts`) with the bundle of the side that logs this. Add the root \
-                 to that bundle, or the intermediates to the peer's certificate file."
+                "Compare the peer's `issuer` with the `trusted_roots` in the log of the side that \
+                 rejected it. Add the root to that bundle, or the intermediates to the peer's \
+                 certificate file."
             }
             Self::TlsExpired => {
                 "Renew the peer's certificate (`certs renew`). If that was done, look for a \
