@@ -24,6 +24,7 @@ use chassis::{
         metrics::IdentityMetrics,
         observer::HandshakeObserver,
         reload::{IdentityWatch, ReloadHandle, spawn_reloader},
+        trust::TrustSource,
         x509::Role,
     },
 };
@@ -67,7 +68,12 @@ impl Diagnosis {
             let settings = config.identity.reload_settings(crate::NAME, &clock);
             let metrics = IdentityMetrics::new(&Metrics::new(crate::NAME, ""));
             let tls = config.tls_builder(&clock)?;
-            let loaded = spawn_reloader(settings, config.sources()?, Role::Client, metrics, tls);
+            let mut sources = config.sources()?;
+            if sources.trust == TrustSource::Native {
+                // Without a root, what the server presents can still be shown.
+                sources.trust = TrustSource::NativeOrNone;
+            }
+            let loaded = spawn_reloader(settings, sources, Role::Client, metrics, tls);
             Some(loaded.map_err(|error| error.name_key(&config.files()))?)
         };
         Ok(Self { args, config, target, clock, identity })

@@ -33,6 +33,8 @@ pub enum TrustSource {
     Bundle(PathBuf),
     /// The operating system, or `SSL_CERT_FILE` and `SSL_CERT_DIR`.
     Native,
+    /// As `Native`, and no root where the system has none, as in an image: then every peer is rejected.
+    NativeOrNone,
 }
 
 impl TrustSource {
@@ -41,12 +43,12 @@ impl TrustSource {
         match self {
             Self::Disabled => Vec::new(),
             Self::Bundle(path) => vec![path.clone()],
-            Self::Native => native_roots::files(),
+            Self::Native | Self::NativeOrNone => native_roots::files(),
         }
     }
 }
 
-/// A trust bundle. It holds at least one root.
+/// A trust bundle. It holds at least one root, unless it is of [`TrustSource::NativeOrNone`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustBundle(Vec<Root>);
 
@@ -71,6 +73,7 @@ impl TrustBundle {
     ) -> Result<Self, ConfigError> {
         match (source, contents) {
             (TrustSource::Bundle(path), [file]) => Self::from_pem(path, file.bytes()?, now),
+            (TrustSource::NativeOrNone, []) => Ok(Self(Vec::new())),
             _ => Self::new(native_roots::SUBJECT, native_roots::parse(contents)?, now),
         }
     }
@@ -214,5 +217,47 @@ impl<V: ?Sized> PeerVerifiers<V> {
         let verifier = if is_pinned { &self.pinned } else { &self.issued };
         // Every root may have expired since the bundle was read; then no peer is trusted.
         verifier.as_deref().ok_or_else(|| CertificateError::UnknownIssuer.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::{Ca, Leaf};
+
+    use super::*;
+    use crate::tls::{
+        client::{ClientTls, ExpectedServer},
+        clock::Clock,
+        identity::VerifyPeer as _,
+    };
+
+    #[test]
+    fn rejects_every_peer_where_the_system_has_no_root() {
+        let now = UnixTime::now();
+        let error = TrustBundle::from_contents(&TrustSource::Native, &[], now);
+        assert!(error.is_err() || std::env::var_os("SSL_CERT_FILE").is_some(), "{error:?}");
+        let trust = TrustBundle::from_contents(&TrustSource::NativeOrNone, &[], now).unwrap();
+        assert_eq!((trust.active_count(now), trust.root_names(now).as_str()), (0, ""));
+        let server = ExpectedServer { name: "ponger".try_into().unwrap(), id: None };
+        let versions = rustls::DEFAULT_VERSIONS;
+        let tls =
+            ClientTls::build(None, Some(&trust), &server, versions, &Clock::system(), now).unwrap();
+        let chain = Ca::new("root").issue(&Leaf::ponger("test")).chain_der();
+        let error = tls.verify_peer(&chain, now).unwrap_err();
+        assert_eq!(error, CertificateError::UnknownIssuer.into());
+    }
+
+    #[test]
+    fn names_the_first_roots_and_counts_the_others() {
+        let now = UnixTime::now();
+        let roots = |count| -> String {
+            (0..count).map(|number| Ca::new(&format!("root {number}")).pem().to_owned()).collect()
+        };
+        let names = |count| {
+            let pem = roots(count);
+            TrustBundle::from_pem(Path::new("ca.crt"), pem.as_bytes(), now).unwrap().root_names(now)
+        };
+        assert_eq!(names(2), "CN=root 0; CN=root 1");
+        assert_eq!(names(6), "CN=root 0; CN=root 1; CN=root 2; CN=root 3; and 2 more");
     }
 }

@@ -11,11 +11,14 @@ use crate::phase::Phase;
 
 const UNTRUSTED_CLIENT: &str = "Add the root above the client certificate to the server's bundle of client CAs, or present a certificate of a CA that the server trusts.";
 
+const NO_ROOTS: &str = "Name the trust bundle with the server's root (`ponger.acceptCert`): the system has no roots here, as in an image.";
+
 const SEND_LESS: &str = "Have the server send its certificate and the intermediates between it and the root, and nothing else.";
 
 /// What to do about `failure`. `remedy` is what the certificate shows at which verification stopped.
 pub(super) fn hint(seen: &Seen<'_>, failure: &Failure, remedy: Option<&str>) -> String {
     let hint = match (failure.reason, remedy) {
+        (FailureReason::TlsUntrusted, _) if seen.roots() == Some(0) => NO_ROOTS.to_owned(),
         (FailureReason::TlsUntrusted, Some(remedy)) => {
             let (first, rest) = remedy.split_at(remedy.chars().next().map_or(0, char::len_utf8));
             format!("{}{rest}.", first.to_uppercase())

@@ -106,13 +106,18 @@ impl Seen<'_> {
         sanitize(&self.target.url()).into_owned()
     }
 
+    /// How many roots the trust bundle has; `None` with plain HTTP.
+    pub(super) fn roots(&self) -> Option<usize> {
+        let trust = self.identity.and_then(|identity| identity.trust.as_ref());
+        trust.map(|trust| trust.active_count(self.now))
+    }
+
     fn expected(&self) -> Expected {
         let ponger = &self.config.ponger;
         let name = self.target.server_name.as_ref();
-        let trust = self.identity.and_then(|identity| identity.trust.as_ref());
         Expected {
             trust_bundle: ponger.accept_cert.as_ref().map(|path| path.display().to_string()),
-            roots: trust.map(|trust| trust.active_count(self.now)),
+            roots: self.roots(),
             server_name: name.map(|name| name.to_str().into_owned()),
             server_id: ponger.server_id.as_ref().map(|id| id.trim().to_owned()),
             status: self.config.expect.status_text(),
