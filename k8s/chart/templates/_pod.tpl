@@ -44,11 +44,11 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.namespace
-  # The SPIFFE ID of the peer.
-  {{- if eq .name "ponger" }}
+  # The SPIFFE ID of the peer, unless the configuration says who it is.
+  {{- if and (eq .name "ponger") (not (dig "service" "allowedClients" "" $values.config)) }}
   - name: PONGER__SERVICE__ALLOWED_CLIENTS
     value: spiffe://cluster.local/ns/$(NAMESPACE)/sa/pinger
-  {{- else }}
+  {{- else if and (eq .name "pinger") (not (dig "ponger" "serverId" "" $values.config)) }}
   - name: PINGER__PONGER__SERVER_ID
     value: spiffe://cluster.local/ns/$(NAMESPACE)/sa/ponger
   {{- end }}
