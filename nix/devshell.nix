@@ -21,19 +21,23 @@
       inherit (pkgs)
         cargo-audit
         cargo-deny
+        cosign
         curl
         deadnix
         docker-client
         jq
         k3d
+        kube-score
         kubectl
         kubectl-validate
         kubernetes-helm
         kustomize
         nixfmt
         openssl
+        oras
         shellcheck
         shfmt
+        skopeo
         statix
         zizmor
         ;
