@@ -91,40 +91,12 @@ impl Production {
         self.env.trigger_kubelet_sync().await
     }
 
-    /// Requests new certificates of both services, as `cmctl renew` does, and has kubelet bring them to
-    /// the pods.
+    /// Renews the certificates of both services, and has kubelet bring them to the pods.
     pub async fn renew(&self) -> Result<()> {
-        let issuing = json!([{ "op": "add", "path": "/status/conditions/-", "value": {
-            "type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "e2e",
-        } }]);
-        let issuing = issuing.to_string();
         for service in Service::BOTH {
-            let name = service.name();
-            let before = self.revision(name).await?;
-            let arguments = [
-                "patch",
-                "certificate",
-                name,
-                "--subresource=status",
-                "--type=json",
-                "-p",
-                &issuing,
-            ];
-            self.env.run_kubectl(&arguments).await?;
-            until(&format!("cert-manager renews the certificate of {name}"), 60, async || {
-                let revision = self.revision(name).await?;
-                met(revision > before, format!("revision {revision}"))
-            })
-            .await?;
+            self.env.renew_certificate(service.name()).await?;
         }
         self.env.trigger_kubelet_sync().await
-    }
-
-    /// How often cert-manager has issued a certificate.
-    async fn revision(&self, certificate: &str) -> Result<u32> {
-        let revision = ["get", "certificate", certificate, "-o", "jsonpath={.status.revision}"];
-        let revision = self.env.run_kubectl(&revision).await?;
-        revision.parse().with_context(|| format!("revision {revision:?}"))
     }
 
     /// Waits until cert-manager has issued every Certificate.
@@ -184,6 +156,31 @@ impl Production {
             all.extend(own.into_iter().chain(patches));
         }
         overlay
+    }
+}
+
+impl Cluster {
+    /// Has cert-manager issue a Certificate anew, as `cmctl renew` does, and waits until it has.
+    pub async fn renew_certificate(&self, name: &str) -> Result<()> {
+        let issuing = json!([{ "op": "add", "path": "/status/conditions/-", "value": {
+            "type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "e2e",
+        } }]);
+        let issuing = issuing.to_string();
+        let patch = ["--subresource=status", "--type=json", "-p", &issuing];
+        let before = self.certificate_revision(name).await?;
+        self.run_kubectl(&[&["patch", "certificate", name][..], &patch].concat()).await?;
+        until(&format!("cert-manager renews the certificate {name}"), 60, async || {
+            let revision = self.certificate_revision(name).await?;
+            met(revision > before, format!("revision {revision}"))
+        })
+        .await
+    }
+
+    /// How often cert-manager has issued a Certificate.
+    async fn certificate_revision(&self, name: &str) -> Result<u32> {
+        let revision = ["get", "certificate", name, "-o", "jsonpath={.status.revision}"];
+        let revision = self.run_kubectl(&revision).await?;
+        revision.parse().with_context(|| format!("revision {revision:?}"))
     }
 }
 

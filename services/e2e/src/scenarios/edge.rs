@@ -3,6 +3,8 @@
 
 mod setup;
 
+use std::pin::pin;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -58,6 +60,13 @@ async fn check_mutual_tls(edge: &Edge<'_>) -> Result<String> {
     let (status, _) = http::get(edge.connect_plain().await?, &edge.host, "/ping").await?;
     ensure!(status == 404, "the edge answered plain HTTP with status {status}");
 
+    let renewal = async {
+        edge.env.renew_certificate("edge-client").await?;
+        // The new pods get new connections, with the new certificate.
+        edge.env.restart(Service::Ponger).await
+    };
+    let pongs = count_pongs_during(edge, &roots, renewal).await?;
+
     let transport = ["get", "serverstransport", "ponger", "-o", "json"];
     let right: Value = serde_json::from_str(&edge.env.run_kubectl(&transport).await?)?;
     let wrong = [
@@ -84,7 +93,30 @@ async fn check_mutual_tls(edge: &Edge<'_>) -> Result<String> {
     edge.patch("certificate/edge-client", &json!({ "uris": [id] })).await?;
     edge.until_pong(&roots).await?;
     let wrong = wrong.map(|(case, _)| case).join(", ");
-    Ok(format!("a pong for {id}; an error with {wrong}; {denial:?}"))
+    Ok(format!(
+        "{pongs} pongs for {id}, and none lost while its certificate is renewed and ponger updated; \
+         an error with {wrong}; {denial:?}"
+    ))
+}
+
+/// Sends requests until `change` is complete, and returns their number; each must receive a pong.
+async fn count_pongs_during(
+    edge: &Edge<'_>,
+    roots: &str,
+    change: impl Future<Output = Result<()>>,
+) -> Result<u32> {
+    let mut change = pin!(change);
+    let mut count = 0;
+    loop {
+        tokio::select! {
+            changed = &mut change => return changed.map(|()| count),
+            outcome = edge.request(roots) => {
+                let outcome = outcome?;
+                ensure!(outcome.is_pong(), "after {count} pongs: {outcome:?}");
+                count += 1;
+            }
+        }
+    }
 }
 
 async fn check_acme(edge: &Edge<'_>) -> Result<String> {

@@ -196,8 +196,7 @@ impl<'c> Edge<'c> {
         expected: impl Fn(&ProbeOutcome) -> bool,
     ) -> Result<ProbeOutcome> {
         until(what, 90, async || {
-            let stream = self.connect(self.traefik.websecure).await?;
-            Ok(match probe(stream, roots, &self.host, None).await {
+            Ok(match self.request(roots).await {
                 Ok(outcome) if expected(&outcome) => Ok(outcome),
                 Ok(outcome) => Err(format!("{outcome:?}")),
                 // Traefik serves a certificate of its own until it has read that of the edge.
@@ -205,6 +204,12 @@ impl<'c> Edge<'c> {
             })
         })
         .await
+    }
+
+    /// Sends a request to the edge, by a client that trusts `roots`.
+    pub(super) async fn request(&self, roots: &str) -> Result<ProbeOutcome> {
+        let stream = self.connect(self.traefik.websecure).await?;
+        probe(stream, roots, &self.host, None).await
     }
 
     /// Connects to Traefik's port for plain HTTP.
