@@ -94,6 +94,10 @@ pub const ALL: &[Scenario] = &[
         cluster: s::edge::ingress),
     scenario!(20, "ACME issues the edge's certificate, and clients that trust it receive a pong",
         cluster: s::edge::acme),
+    scenario!(21, "every node pings every pod of ponger by itself, with components/every-node",
+        cluster: s::every_node::matrix),
+    scenario!(22, "`pinger diagnose` in a pod explains a good ping, a ponger with another ID, and one whose root is not given",
+        cluster: s::diagnose::in_pod),
 ];
 
 #[cfg(test)]
@@ -102,6 +106,6 @@ mod tests {
 
     #[test]
     fn numbers_are_consecutive() {
-        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=20));
+        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=22));
     }
 }

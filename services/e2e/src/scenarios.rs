@@ -3,8 +3,10 @@
 pub(crate) mod authz;
 pub(crate) mod cert_manager;
 pub(crate) mod chart;
+pub(crate) mod diagnose;
 pub(crate) mod disruption;
 pub(crate) mod edge;
+pub(crate) mod every_node;
 pub(crate) mod network;
 pub(crate) mod original;
 pub(crate) mod ping;
