@@ -98,6 +98,8 @@ pub const ALL: &[Scenario] = &[
         cluster: s::every_node::matrix),
     scenario!(22, "`pinger diagnose` in a pod explains a good ping, a ponger with another ID, and one whose root is not given",
         cluster: s::diagnose::in_pod),
+    scenario!(23, "production with Vault: it signs and renews both certificates, no ping is lost, and another name is refused",
+        cluster: s::vault::issuer),
 ];
 
 #[cfg(test)]
@@ -106,6 +108,6 @@ mod tests {
 
     #[test]
     fn numbers_are_consecutive() {
-        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=22));
+        assert!(ALL.iter().map(|scenario| scenario.number).eq(1..=23));
     }
 }

@@ -14,3 +14,4 @@ pub(crate) mod pod_security;
 pub(crate) mod port_forward;
 pub(crate) mod rejection_probe;
 pub(crate) mod rotation;
+pub(crate) mod vault;
