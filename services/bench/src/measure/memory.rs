@@ -9,7 +9,8 @@ use crate::{
     server::Server,
 };
 
-/// Memory of one connection: the difference to the server without any, divided by their number.
+/// Anonymous memory of one connection: the difference to the server without any, divided by their number.
+/// Not of the proportional set size, which shrinks when another process of the same program starts.
 pub(crate) const CONNECTION_BYTES: Metric = lower("bytes a connection");
 
 pub(super) async fn measure(
@@ -18,14 +19,14 @@ pub(super) async fn measure(
 ) -> Result<Outcome> {
     let client = Client::new(credentials, Groups::Hybrid)?;
     let server = Server::start(peer, setup, credentials).await?;
-    let before = server.process.memory()?.proportional;
+    let before = server.process.memory()?.anonymous;
     let mut open = load::open(&client, server.address, connections).await?;
     for connection in &mut open {
         connection.ping(KeepAlive::Yes).await?;
     }
-    let after = server.process.memory()?.proportional;
+    let after = server.process.memory()?;
     Ok(Outcome::Values(vec![
-        (MEMORY, mebibytes(after)),
-        (CONNECTION_BYTES, after.saturating_sub(before) as f64 / connections as f64),
+        (MEMORY, mebibytes(after.proportional)),
+        (CONNECTION_BYTES, after.anonymous.saturating_sub(before) as f64 / connections as f64),
     ]))
 }
