@@ -1,8 +1,15 @@
 //! Certificates by Vault, through cert-manager.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    env,
+    fs::{self, Permissions},
+    iter,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Stdio,
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -64,23 +71,38 @@ async fn run(production: &Production, vault: &str) -> Result<String> {
     Ok(format!("{}; another SPIFFE ID is refused: {refusal}", stats.ensure_none_lost()?))
 }
 
-/// Runs the script of the component, and returns the root that it prints.
+/// Runs the script of the component with `$VAULT`, and again with a `vault` on PATH; returns the root that it
+/// prints.
 async fn configure_vault(production: &Production, script: &Path, vault: &str) -> Result<String> {
     let kubectl = production.env.kubectl.command();
-    let kubectl: Vec<_> = std::iter::once(kubectl.as_std().get_program())
+    let kubectl: Vec<_> = iter::once(kubectl.as_std().get_program())
         .chain(kubectl.as_std().get_args())
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-    let output = Command::new(script)
-        .arg(&production.env.namespace)
-        .env("VAULT", format!("{} {vault}", kubectl.join(" ")))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .with_context(|| script.display().to_string())?;
+    let vault = format!("{} {vault}", kubectl.join(" "));
+    let command = || {
+        let mut command = Command::new(script);
+        command.arg(&production.env.namespace);
+        command
+    };
+    let root = output_of(command().env("VAULT", &vault)).await?;
+
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("vault");
+    fs::write(&program, format!("#!/bin/sh\nexec {vault} \"$@\"\n"))?;
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(iter::once(dir.path().to_owned()).chain(env::split_paths(&path)))?;
+    let repeated = output_of(command().env("PATH", path).env_remove("VAULT")).await?;
+    ensure!(repeated == root, "repeated, the script prints another root:\n{repeated}");
+    ensure!(root.ends_with("-----\n"), "the root does not end in a newline");
+    Ok(root)
+}
+
+async fn output_of(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {}", script.display(), stderr.trim());
+    ensure!(output.status.success(), "configure-vault: {}", stderr.trim());
     Ok(String::from_utf8(output.stdout)?)
 }
 
