@@ -214,7 +214,8 @@ fn streams_the_history_and_each_further_ping() {
     let mut events = Events::open(&pinger, "/events");
     events.wait_for("ponger answers");
     let (run, position) = (events.number("run"), events.number("position"));
-    assert!(position >= 5, "{position}");
+    // A ping is counted just before it is in the history.
+    assert!(position >= 4, "{position}");
     let later = format!("\"position\":{position},");
     events.received = events.received.replace(&later, "");
     events.wait_for("\"position\":");
