@@ -27,7 +27,7 @@ volumes:
   # verified against.
   - name: roots
     configMap:
-      name: trust-bundle
+      name: {{ .root.Values.trustBundle }}
   - name: tls
     secret:
       secretName: {{ .name }}-tls
@@ -44,7 +44,7 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.namespace
-  # The SPIFFE ID of the peer, unless the configuration says who it is.
+  # The SPIFFE ID of the peer, unless the configuration sets it.
   {{- if and (eq .name "ponger") (not (dig "service" "allowedClients" "" $values.config)) }}
   - name: PONGER__SERVICE__ALLOWED_CLIENTS
     value: spiffe://cluster.local/ns/$(NAMESPACE)/sa/pinger
