@@ -42,7 +42,7 @@ const LIMITS: [Limit; 9] = [
     count(HANDSHAKE.name, 3_040_000.0),
     count(ALLOCATIONS.name, 15.0),
     size(ANONYMOUS.name, 0.98),
-    size(CONNECTION_BYTES.name, 31_700.0),
+    size(CONNECTION_BYTES.name, 23_100.0),
     size(PONGER_BYTES, 8_119_360.0),
     size(PINGER_BYTES, 10_359_616.0),
 ];
