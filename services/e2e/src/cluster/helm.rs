@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
-    cluster::{Cluster, FAST_INTERVAL},
+    cluster::{Cluster, FAST_INTERVAL, objects::split_image},
     model::Service,
     report::Skip,
 };
@@ -95,9 +95,7 @@ impl Release {
 
 /// Splits a reference into the values of the chart.
 fn image(reference: &str) -> Result<Value> {
-    let (key, (repository, version)) = match reference.split_once('@') {
-        Some(by_digest) => ("digest", by_digest),
-        None => ("tag", reference.rsplit_once(':').context("an image without tag and digest")?),
-    };
+    let (repository, key, version) =
+        split_image(reference, "tag").context("an image without tag and digest")?;
     Ok(json!({ "repository": repository, (key): version }))
 }

@@ -72,10 +72,7 @@ pub fn kustomization(
     let images: Vec<_> = images
         .iter()
         .filter_map(|(service, image)| {
-            let (key, (name, version)) = match image.split_once('@') {
-                Some(by_digest) => ("digest", by_digest),
-                None => ("newTag", image.rsplit_once(':')?),
-            };
+            let (name, key, version) = split_image(image, "newTag")?;
             Some(json!({ "name": service.name(), "newName": name, (key): version }))
         })
         .collect();
@@ -95,6 +92,19 @@ pub fn kustomization(
             "patch": patch.to_string(),
         }],
     })
+}
+
+/// Splits a reference to an image into its name, the key of its version, which is `digest` or `tag_key`, and
+/// its version; `None` if it has neither digest nor tag.
+pub fn split_image<'a>(
+    reference: &'a str,
+    tag_key: &'static str,
+) -> Option<(&'a str, &'static str, &'a str)> {
+    let (key, (name, version)) = match reference.split_once('@') {
+        Some(by_digest) => ("digest", by_digest),
+        None => (tag_key, reference.rsplit_once(':')?),
+    };
+    Some((name, key, version))
 }
 
 /// Builds the Secret with all files of an extra pod; a test may keep certificate and roots together.
