@@ -96,11 +96,9 @@ impl Cluster {
         println!("Kubernetes {}, namespace {namespace}", version.git_version);
         let cluster = Self::new(target, client, namespace);
         if let Err(error) = cluster.deploy().await {
-            // Deleting the namespace deletes what explains the failure.
-            let dir = std::env::temp_dir().join(&cluster.namespace);
-            let _ = cluster.save_diagnostics(&dir).await;
+            let error = cluster.with_diagnostics(error).await;
             let _ = cluster.clean_up().await;
-            return Err(error.context(format!("diagnostics are in {}", dir.display())));
+            return Err(error);
         }
         Ok(cluster)
     }
@@ -132,16 +130,20 @@ impl Cluster {
     /// where the diagnostics are.
     pub async fn finish(&self, result: Result<String>) -> Result<String> {
         let result = match result {
-            Err(error) => {
-                let dir = std::env::temp_dir().join(&self.namespace);
-                self.save_diagnostics(&dir).await?;
-                Err(error.context(format!("diagnostics are in {}", dir.display())))
-            }
+            Err(error) => Err(self.with_diagnostics(error).await),
             measured => measured,
         };
         self.delete_namespace(&self.namespace).await?;
         self.clean_up().await?;
         result
+    }
+
+    /// Saves what explains `error`, which is deleted with the namespace, and adds where it is.
+    async fn with_diagnostics(&self, error: anyhow::Error) -> anyhow::Error {
+        let dir = std::env::temp_dir().join(&self.namespace);
+        // The failure itself matters more than one to save these.
+        let _ = self.save_diagnostics(&dir).await;
+        error.context(format!("diagnostics are in {}", dir.display()))
     }
 
     async fn deploy(&self) -> Result<()> {
