@@ -18,7 +18,7 @@ use crate::{
     model::{Service, Stream},
     report::Skip,
     tls_client::{ProbeOutcome, probe},
-    wait::until,
+    wait::{met, until},
 };
 
 /// How Traefik is configured.
@@ -240,7 +240,7 @@ impl<'c> Edge<'c> {
         until(&format!("ponger counts {name} {labels:?}"), 10, async || {
             let metrics = self.env.metrics(Service::Ponger).await?;
             let count: f64 = metrics.values().map(|samples| samples.sum(name, labels)).sum();
-            Ok(if count > 0.0 { Ok(()) } else { Err(count.to_string()) })
+            met(count > 0.0, count)
         })
         .await
     }
