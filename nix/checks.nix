@@ -21,17 +21,22 @@ let
     doInstallCargoArtifacts = false;
   };
 
+  # These files alone, where they are in the repository.
+  sourceOf =
+    files:
+    lib.fileset.toSource {
+      root = ../.;
+      fileset = lib.fileset.unions files;
+    };
+
   # What is not Rust, without prose.
-  tree = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../.github
-      ../flake.lock
-      ../flake.nix
-      ../nix
-      ../.ci
-    ];
-  };
+  tree = sourceOf [
+    ../.github
+    ../flake.lock
+    ../flake.nix
+    ../nix
+    ../.ci
+  ];
 
   # The same program, built a second time in another derivation, and so are its
   # dependencies.
@@ -116,13 +121,10 @@ removeAttrs packages [ "default" ]
   # The rules for Prometheus, against their tests.
   alerts = pkgs.runCommand "check-alerts" { nativeBuildInputs = [ pkgs.prometheus.cli ]; } ''
     bash ${
-      lib.fileset.toSource {
-        root = ../.;
-        fileset = lib.fileset.unions [
-          ../k8s/components/monitoring
-          ./tests/alerts
-        ];
-      }
+      sourceOf [
+        ../k8s/components/monitoring
+        ./tests/alerts
+      ]
     }/nix/tests/alerts
     touch $out
   '';
@@ -141,14 +143,11 @@ removeAttrs packages [ "default" ]
       ''
         export HOME=$TMPDIR
         python3 ${
-          lib.fileset.toSource {
-            root = ../.;
-            fileset = lib.fileset.unions [
-              ../Cargo.toml
-              ../k8s
-              ./tests/chart
-            ];
-          }
+          sourceOf [
+            ../Cargo.toml
+            ../k8s
+            ./tests/chart
+          ]
         }/nix/tests/chart
         touch $out
       '';
@@ -168,15 +167,12 @@ removeAttrs packages [ "default" ]
       }
       ''
         bash ${
-          lib.fileset.toSource {
-            root = ../.;
-            fileset = lib.fileset.unions [
-              ../Cargo.toml
-              ../k8s
-              ./apps
-              ./tests/push
-            ];
-          }
+          sourceOf [
+            ../Cargo.toml
+            ../k8s
+            ./apps
+            ./tests/push
+          ]
         }/nix/tests/push
         touch $out
       '';
@@ -226,14 +222,11 @@ removeAttrs packages [ "default" ]
       }
       ''
         python3 ${
-          lib.fileset.toSource {
-            root = ./.;
-            fileset = lib.fileset.unions [
-              ./apps
-              ./tests/certs
-            ];
-          }
-        }/tests/certs
+          sourceOf [
+            ./apps
+            ./tests/certs
+          ]
+        }/nix/tests/certs
         touch $out
       '';
 
