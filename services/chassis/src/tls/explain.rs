@@ -310,8 +310,8 @@ impl Explanation<'_> {
         })
     }
 
-    /// The first certificate that cannot be verified, or verified by, regardless of its issuer: on the path,
-    /// or with the name of the issuer where the path ends.
+    /// The first certificate that cannot be verified, or cannot verify others, regardless of its issuer: on
+    /// the path, or with the name of the issuer where the path ends.
     fn stop_by_support(&self) -> Option<Stopped> {
         let top = &self.parsed[*self.path.last()?];
         let is_namesake = |position: &usize| {

@@ -19,7 +19,7 @@ use prometheus::IntCounter;
 /// How many spans may wait, those included that are being exported. A span takes some 2 KiB.
 pub(super) const MAX_WAITING: usize = 1024;
 
-/// Passes spans on until too many wait. The SDK's own queue drops further ones too, and tells nobody
+/// Passes spans on until too many wait. The SDK's own queue drops further ones too, and does not report
 /// how many.
 #[derive(Debug)]
 pub(super) struct BoundedQueue {
