@@ -1,5 +1,5 @@
 // The OpenTelemetry collector, of its components only the OTLP receiver and the file exporter: what
-// services/demo/tests/traces.rs needs.
+// services/demo/tests/it/traces.rs needs.
 package main
 
 import (

@@ -1,7 +1,5 @@
 //! Checks the reference, `services/README.md`, against the code of both services.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

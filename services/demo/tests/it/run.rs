@@ -1,7 +1,5 @@
 //! `cargo run`, as a person sees it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{
     fs,
     io::{BufRead as _, BufReader},

@@ -1,7 +1,5 @@
 //! A real Prometheus scrapes a real run, evaluates the rules, and answers every query of the dashboard.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{collections::BTreeSet, fs, net::SocketAddr, process::Command, time::Duration};
 
 use serde_json::Value;

@@ -1,7 +1,5 @@
 //! `cargo run -- --tour`, and the tour of the README.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{
     fs,
     path::Path,

@@ -1,7 +1,5 @@
 //! A real OpenTelemetry collector receives the traces of both services; `collector` is its source.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::{
     fs,
     net::SocketAddr,
