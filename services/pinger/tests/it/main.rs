@@ -6,6 +6,7 @@
 mod support;
 
 mod alerts;
+mod collector;
 mod colors;
 mod diagnose;
 // Linux alone has all of 127.0.0.0/8 on its loopback interface.
