@@ -8,7 +8,7 @@ use std::{
 };
 
 use chassis::config::MinTlsVersion;
-use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use testkit::{
     Leaf, PATIENCE,
     client::{TlsConnection, read_response, request},
@@ -149,6 +149,9 @@ fn answers_a_burst_that_is_read_late() {
     // Without TLS, whose client writes before it reads.
     let ponger = start(&Env::new().insecure_config());
     let mut stream = TcpStream::connect(ponger.address).unwrap();
+    // So that the burst ends soon.
+    set_socket_recv_buffer_size(&stream, 64 * 1024).unwrap();
+    set_socket_send_buffer_size(&stream, 64 * 1024).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let requests = request("/ping", "keep-alive").repeat(100);

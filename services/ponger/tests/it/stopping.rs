@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use chassis::config::HumanDuration;
@@ -147,6 +148,8 @@ fn loses_no_request_while_replicas_are_replaced_one_by_one() {
                     let response = connection.get("/ping").unwrap();
                     assert_eq!((response.status, response.body.as_str()), (200, "pong"));
                     answered.fetch_add(1, Ordering::AcqRel);
+                    // A pace that leaves the cores to other tests.
+                    thread::sleep(Duration::from_millis(5));
                     if response.header("connection").is_none() {
                         kept = Some(connection);
                     }
