@@ -1,12 +1,17 @@
 //! Logs: the original's messages, with facts as fields beside them.
+//!
+//! - [`format`]: how an event is written as a line, as text or as JSON
+//! - `queue`: lines that wait for standard output to be read
+
+pub mod format;
+mod queue;
 
 use std::{
-    io::{self, IsTerminal as _, Write},
+    io::{self, IsTerminal as _},
     panic,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::Duration,
@@ -17,6 +22,10 @@ use tracing_subscriber::{
     Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
+use self::{
+    format::{Json, Text},
+    queue::LogQueue,
+};
 use crate::{
     config::{Log, LogFormat, LogLevel, LogPings},
     error::ConfigError,
@@ -29,90 +38,8 @@ const INSECURE_REMINDER: Duration = Duration::from_secs(60);
 /// How often dropped lines are counted.
 const DROPPED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many bytes of lines wait for standard output to be read before further lines are dropped.
-const MAX_QUEUED_BYTES: usize = 1 << 20;
-
-/// How long the queued lines may take to be written at the end.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Whether lines are JSON, once [`init`] has chosen.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
-
-/// Lines on their way to an output, which a thread writes to.
-#[derive(Debug)]
-struct LogQueue {
-    messages: Sender<Message>,
-    counts: Arc<Counts>,
-}
-
-#[derive(Debug)]
-enum Message {
-    Line(Vec<u8>),
-    /// Reports when all lines before it were written.
-    Flush(Sender<()>),
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    queued_bytes: AtomicUsize,
-    /// Lines that did not fit, or could not be written.
-    dropped: AtomicU64,
-}
-
-impl LogQueue {
-    /// Starts the thread that writes to `output`.
-    fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
-        let (messages, receiver) = channel();
-        let counts = Arc::<Counts>::default();
-        let queue = Self { messages, counts: Arc::clone(&counts) };
-        let write = move || write_lines(&receiver, output, &counts);
-        thread::Builder::new().name("log".into()).spawn(write)?;
-        Ok(queue)
-    }
-
-    /// Waits until all lines until now were written, for at most [`FLUSH_TIMEOUT`].
-    fn flush(&self) {
-        let (done, wait) = channel();
-        let _ = self.messages.send(Message::Flush(done));
-        let _ = wait.recv_timeout(FLUSH_TIMEOUT);
-    }
-}
-
-fn write_lines(messages: &Receiver<Message>, mut output: impl Write, counts: &Counts) {
-    for message in messages {
-        match message {
-            Message::Line(line) => {
-                if output.write_all(&line).and_then(|()| output.flush()).is_err() {
-                    counts.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-                counts.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            }
-            Message::Flush(done) => {
-                // Nobody may wait any more.
-                let _ = done.send(());
-            }
-        }
-    }
-}
-
-/// Queues a whole line.
-impl Write for &LogQueue {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let Counts { queued_bytes, dropped } = &*self.counts;
-        let queued = queued_bytes.fetch_add(line.len(), Ordering::Relaxed);
-        if queued + line.len() > MAX_QUEUED_BYTES
-            || self.messages.send(Message::Line(line.to_vec())).is_err()
-        {
-            queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Writes the queued lines when it is dropped, and waits a moment for that.
 #[derive(Debug)]
@@ -143,12 +70,10 @@ pub fn init(settings: &Log) -> Result<LogGuard, ConfigError> {
     let queue = LogQueue::start(io::stdout())
         .map_err(|error| ConfigError::new("the thread that writes the log", error))?;
     let queue = Arc::new(queue);
-    let lines = fmt::layer().with_target(false).with_writer(Arc::clone(&queue));
+    let lines = fmt::layer().with_writer(Arc::clone(&queue));
     let lines = match settings.format {
-        LogFormat::Text => lines.with_ansi(use_colors()).boxed(),
-        LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
+        LogFormat::Text => lines.event_format(Text { time: true }).with_ansi(use_colors()).boxed(),
+        LogFormat::Json => lines.event_format(Json).with_ansi(false).boxed(),
     };
     if tracing_subscriber::registry().with(lines).with(targets).try_init().is_ok() {
         log_panics();
@@ -201,12 +126,12 @@ impl LogGuard {
             "log_lines_dropped_total",
             "Log lines that were dropped because standard output was not read or could not be written.",
         );
-        let counts = Arc::clone(&self.0.counts);
+        let queue = Arc::clone(&self.0);
         actix_rt::spawn(async move {
             let mut interval = actix_rt::time::interval(DROPPED_INTERVAL);
             loop {
                 interval.tick().await;
-                let new = counts.dropped.load(Ordering::Relaxed).saturating_sub(counter.get());
+                let new = queue.dropped().saturating_sub(counter.get());
                 if new > 0 {
                     counter.inc_by(new);
                     tracing::warn!(
@@ -244,44 +169,6 @@ pub fn warn_insecure_periodically() {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn queue_is_bounded_in_bytes_and_recovers() {
-        let (reader, writer) = testkit::process::full_pipe();
-        let queue = LogQueue::start(writer).unwrap();
-        let dropped = || queue.counts.dropped.load(Ordering::Relaxed);
-        let line = [[b'x'; 2047].as_slice(), b"\n"].concat();
-        let write = || (&queue).write_all(&line).unwrap();
-        let mut written = 0;
-        while dropped() == 0 {
-            write();
-            written += 1;
-        }
-        let queued = queue.counts.queued_bytes.load(Ordering::Relaxed);
-        assert!(queued <= MAX_QUEUED_BYTES && queued > MAX_QUEUED_BYTES - line.len(), "{queued}");
-
-        let read = thread::spawn(move || io::read_to_string(reader).unwrap());
-        testkit::wait_until("room", || {
-            (queue.counts.queued_bytes.load(Ordering::Relaxed) == 0).then_some(())
-        });
-        write();
-        assert_eq!(dropped(), 1);
-        drop(queue);
-        // One of them was dropped, and one came later.
-        assert_eq!(read.join().unwrap().lines().count(), written);
-    }
-
-    #[test]
-    fn counts_lines_that_cannot_be_written() {
-        let (reader, writer) = io::pipe().unwrap();
-        drop(reader);
-        let queue = LogQueue::start(writer).unwrap();
-        for _ in 0..3 {
-            (&queue).write_all(b"line\n").unwrap();
-        }
-        queue.flush();
-        assert_eq!(queue.counts.dropped.load(Ordering::Relaxed), 3);
-    }
 
     #[test]
     fn logs_panics_of_threads() {

@@ -8,17 +8,13 @@ use std::{
 
 use chassis::{
     config::LogPings,
-    telemetry::{ping_targets, use_colors},
+    telemetry::{format::Text, ping_targets, use_colors},
 };
 use tokio::sync::Notify;
 use tracing::{Event, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Layer as _,
     filter::Targets,
-    fmt::{
-        FmtContext, FormatEvent, FormatFields, MakeWriter,
-        format::{self, Writer},
-    },
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
     registry::LookupSpan,
     util::SubscriberInitExt as _,
@@ -65,17 +61,14 @@ impl Output {
             .with_targets(["actix_http", "rustls"].map(|library| (library, LevelFilter::OFF)))
             .with_targets(["chassis", ponger::NAME, pinger::NAME].map(|own| (own, level)))
             .with_targets(ping_targets(style.pings(), level));
-        let format = format::format().with_target(false);
         let lines = tracing_subscriber::fmt::layer().with_ansi(use_colors());
-        let lines = if style == Style::Tour {
+        if style == Style::Tour {
             // That they listen, send, drain and stop is the same in each step.
             let same = ["ponger::startup", "pinger::startup", "chassis::telemetry"];
             targets = targets.with_targets(same.map(|module| (module, LevelFilter::ERROR)));
-            let format = WithService(format.without_time());
-            lines.event_format(format).with_writer(output.clone()).boxed()
-        } else {
-            lines.event_format(WithService(format)).with_writer(output.clone()).boxed()
-        };
+        }
+        let format = WithService(Text { time: style != Style::Tour });
+        let lines = lines.event_format(format).with_writer(output.clone());
         tracing_subscriber::registry().with(lines).with(targets).init();
         output
     }
@@ -150,14 +143,13 @@ fn width(text: &str) -> usize {
         .count()
 }
 
-/// A format with the service's name before each line.
-struct WithService<F>(F);
+/// A line with the service's name before it.
+struct WithService(Text);
 
-impl<S, N, F> FormatEvent<S, N> for WithService<F>
+impl<S, N> FormatEvent<S, N> for WithService
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
     N: for<'w> FormatFields<'w> + 'static,
-    F: FormatEvent<S, N>,
 {
     fn format_event(
         &self,
