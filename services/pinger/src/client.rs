@@ -126,9 +126,14 @@ impl PingClient {
         self.connector.begin();
         let began = Instant::now();
         let response = timeout(self.timeout, self.exchange(traceparent)).await;
-        let unacknowledged = self.connector.end();
-        let result = response.unwrap_or_else(|_| {
-            let trace = self.connector.trace();
+        let result = response.unwrap_or_else(|_| Err(self.timed_out()));
+        self.connector.end();
+        self.outcome(result, began)
+    }
+
+    fn timed_out(&self) -> Failure {
+        let unacknowledged = self.connector.unacknowledged();
+        self.connector.with_trace(|trace| {
             let phase = trace.phase;
             let mut causes =
                 vec![format!("timed out after {:?} in phase {}", self.timeout, phase.label())];
@@ -138,9 +143,8 @@ impl PingClient {
             }
             causes.extend(trace.failed_attempts().map(|failure| failure.cause.clone()));
             causes.extend(unacknowledged);
-            Err(Failure::new(phase.timeout_reason(), causes.join("; ")))
-        });
-        self.outcome(result, began)
+            Failure::new(phase.timeout_reason(), causes.join("; "))
+        })
     }
 
     /// The outcome of a ping that is aborted now.
@@ -170,14 +174,11 @@ impl PingClient {
             .headers()
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
+        let ends_with_connection = self.connector.with_trace(|trace| trace.ends_with_connection);
         let head = Response {
-            version: if self.connector.trace().ends_with_connection {
-                Version::HTTP_11
-            } else {
-                response.version()
-            },
+            version: if ends_with_connection { Version::HTTP_11 } else { response.version() },
             status,
-            headers: response.headers().clone(),
+            headers: Rc::new(response.headers().clone()),
             body: None,
         };
         self.connector.record_response(head.clone());
@@ -202,7 +203,7 @@ impl PingClient {
             // awc accepts a body that was cut off.
             Ok(body)
                 if content_length.is_some_and(|length: usize| body.len() < length)
-                    || is_chunked && self.connector.trace().is_closed =>
+                    || is_chunked && self.connector.with_trace(|trace| trace.is_closed) =>
             {
                 Err(self.cut_off())
             }
@@ -277,7 +278,7 @@ impl PingClient {
 
     /// The certificates of the connection that the last ping used.
     pub fn credentials(&self) -> Option<Rc<ConnectionCredentials<ClientTls>>> {
-        self.connector.trace().info?.credentials
+        self.connector.with_trace(|trace| trace.info.as_ref()?.credentials.clone())
     }
 }
 

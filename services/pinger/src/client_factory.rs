@@ -17,7 +17,7 @@ use crate::{
 /// Creates clients of ponger that use the current identity.
 #[derive(Clone, Debug)]
 pub struct PingClientFactory {
-    config: Config,
+    config: Arc<Config>,
     target: Target,
     identity: Option<IdentityWatch<ClientTls>>,
     clock: Clock,
@@ -34,7 +34,7 @@ impl PingClientFactory {
         clock: Clock,
     ) -> Result<Self, ConfigError> {
         let target = config.target()?;
-        Ok(Self { config, target, identity, clock })
+        Ok(Self { config: Arc::new(config), target, identity, clock })
     }
 
     /// A factory of clients that connect to `endpoint` alone, if there is one.

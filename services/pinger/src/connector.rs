@@ -125,11 +125,20 @@ impl PingConnector {
         trace.clone()
     }
 
-    /// Ends the ping under way. Says so if the other end acknowledges nothing of what was sent.
-    pub(crate) fn end(&self) -> Option<String> {
-        // Kept any longer, it would keep the connection open.
-        let socket = self.0.socket.take()?;
-        let info = TcpInfo::new(&socket);
+    /// Reads the trace of the ping under way, or of the last one.
+    pub(crate) fn with_trace<T>(&self, read: impl FnOnce(&Trace) -> T) -> T {
+        read(&self.0.trace.borrow())
+    }
+
+    /// Ends the ping under way.
+    pub(crate) fn end(&self) {
+        // Kept any longer, the socket would keep the connection open.
+        *self.0.socket.borrow_mut() = None;
+    }
+
+    /// Says so if the other end acknowledges nothing of what the ping under way has sent.
+    pub(crate) fn unacknowledged(&self) -> Option<String> {
+        let info = TcpInfo::new(self.0.socket.borrow().as_ref()?);
         (info.unacknowledged > 0 && info.unanswered_retransmits > 0).then(|| {
             format!(
                 "what was sent is not acknowledged, though it was sent {} times: check the MTU and firewalls on the way",

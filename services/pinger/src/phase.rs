@@ -102,7 +102,7 @@ pub struct Response {
     /// The status code.
     pub status: u16,
     /// The headers.
-    pub headers: HeaderMap,
+    pub headers: Rc<HeaderMap>,
     /// The body, if it arrived and is not longer than is read.
     pub body: Option<Bytes>,
 }

@@ -24,6 +24,7 @@ const MAX_SLEEP: Duration = Duration::from_secs(365 * 24 * 3600);
 #[derive(Debug)]
 pub struct ConnectionCredentials<T> {
     peer_chain: Vec<CertificateDer<'static>>,
+    peer_validity: Option<Validity>,
     identity: IdentityWatch<T>,
     clock: Clock,
     own_not_after: UnixTime,
@@ -45,6 +46,7 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
         let peer_chain: Vec<_> = peer_chain.iter().map(|der| der.clone().into_owned()).collect();
         let verified_until = Cell::new(next_expiry(&peer_chain, clock.now()));
         Self {
+            peer_validity: peer_chain.first().and_then(x509::validity),
             peer_chain,
             identity,
             clock,
@@ -68,7 +70,7 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
 
     /// The validity of the peer's certificate; `None` if it presented none.
     pub fn peer_validity(&self) -> Option<Validity> {
-        self.peer_chain.first().and_then(x509::validity)
+        self.peer_validity
     }
 
     /// Whether they are valid now.
