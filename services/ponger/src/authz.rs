@@ -14,13 +14,9 @@ use std::{
 
 use actix_web::{
     Error, HttpMessage as _, HttpResponse,
-    body::{BoxBody, EitherBody, MessageBody},
-    dev::{ServiceRequest, ServiceResponse},
-    http::{
-        ConnectionType, StatusCode,
-        header::{CONTENT_LENGTH, ContentType, TRANSFER_ENCODING},
-    },
-    middleware::Next,
+    body::EitherBody,
+    dev::{Payload, Service, ServiceRequest, ServiceResponse},
+    http::{ConnectionType, StatusCode, header::ContentType},
     web::Data,
 };
 use chassis::metrics::Metrics;
@@ -90,48 +86,69 @@ pub struct Revoked;
 ///
 /// # Errors
 /// Those of the handlers.
-pub async fn authorize<B: MessageBody + 'static>(
+pub fn authorize<S, B>(
     request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    service: &S,
+) -> impl Future<Output = Result<ServiceResponse<EitherBody<B>>, Error>> + use<S, B>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+{
     let start = Instant::now();
-    let authorizer = request
-        .app_data::<Data<Authorizer>>()
-        .cloned()
-        .ok_or_else(|| missing_app_data("authorizer"))?;
-    let peer = request.conn_data::<Rc<Peer>>().ok_or_else(|| missing_app_data("peer"))?;
-    let revoked = peer.decision.is_allowed() && !peer.is_valid();
-    let decision = if revoked { &Decision::Revoked } else { &peer.decision };
-    authorizer.decisions[decision.index()].inc();
-    let denial = decision.denial();
-    if revoked {
-        request.extensions_mut().insert(Revoked);
-    }
-    // As it is matched: with escapes decoded.
-    let is_ping = routes::is_ping(request.match_info().as_str());
-    let has_body = has_body(&request);
-    let denied = denial.is_some();
-    let mut response = match denial {
-        None => next.call(request).await?.map_into_left_body(),
-        Some(reason) => {
-            let response = HttpResponse::Forbidden()
-                .content_type(ContentType::plaintext())
-                .body(format!("denied: {reason}\n"));
-            request.into_response(response).map_into_right_body()
-        }
+    let checked = Checked::new(&request);
+    let passed = match &checked {
+        Ok(Checked { denial: None, .. }) => Ok(service.call(request)),
+        _ => Err(request),
     };
-    // No handler reads a body, and what is left of it would be taken for the next request.
-    if denied || has_body || authorizer.draining.load(Ordering::Acquire) {
-        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    async move {
+        let Checked { authorizer, denial, is_ping, has_body } = checked?;
+        let mut response = match passed {
+            Ok(response) => response.await?.map_into_left_body(),
+            Err(request) => {
+                let response = HttpResponse::Forbidden()
+                    .content_type(ContentType::plaintext())
+                    .body(format!("denied: {}\n", denial.as_deref().unwrap_or_default()));
+                request.into_response(response).map_into_right_body()
+            }
+        };
+        // No handler reads a body, and what is left of it would be taken for the next request.
+        if denial.is_some() || has_body || authorizer.draining.load(Ordering::Acquire) {
+            response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+        }
+        authorizer.record(is_ping, response.status(), start);
+        Ok(response)
     }
-    authorizer.record(is_ping, response.status(), start);
-    Ok(response)
 }
 
-fn has_body(request: &ServiceRequest) -> bool {
-    let headers = request.headers();
-    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    length || headers.contains_key(TRANSFER_ENCODING)
+/// A request of which is known whether it is allowed.
+struct Checked {
+    authorizer: Data<Authorizer>,
+    /// Why it is denied; `None` if it is allowed.
+    denial: Option<String>,
+    is_ping: bool,
+    has_body: bool,
+}
+
+impl Checked {
+    fn new(request: &ServiceRequest) -> Result<Self, Error> {
+        let authorizer = request
+            .app_data::<Data<Authorizer>>()
+            .cloned()
+            .ok_or_else(|| missing_app_data("authorizer"))?;
+        let peer = request.conn_data::<Rc<Peer>>().ok_or_else(|| missing_app_data("peer"))?;
+        let revoked = peer.decision.is_allowed() && !peer.is_valid();
+        let decision = if revoked { &Decision::Revoked } else { &peer.decision };
+        authorizer.decisions[decision.index()].inc();
+        if revoked {
+            request.extensions_mut().insert(Revoked);
+        }
+        Ok(Self {
+            authorizer,
+            denial: decision.denial(),
+            // As it is matched: with escapes decoded.
+            is_ping: routes::is_ping(request.match_info().as_str()),
+            has_body: !matches!(request.parts().1, Payload::None),
+        })
+    }
 }
 
 fn missing_app_data(what: &str) -> Error {

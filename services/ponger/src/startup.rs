@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{App, middleware::from_fn, web::Data};
+use actix_web::{App, web::Data};
 use anyhow::{Context as _, bail};
 use chassis::{
     admin::Admin,
@@ -29,10 +29,9 @@ use chassis::{
     },
     traces::Traces,
 };
-use tracing_actix_web::TracingLogger;
 
 use crate::{
-    access_log::AccessLog,
+    access_log::log_request,
     authz::{Authorizer, authorize},
     config::Config,
     faults::{self, Faults},
@@ -185,8 +184,8 @@ impl Application {
                 App::new()
                     .app_data(authorizer.clone())
                     .app_data(shared_limits.clone())
-                    .wrap(from_fn(authorize))
-                    .wrap(TracingLogger::<AccessLog>::new())
+                    .wrap_fn(authorize)
+                    .wrap_fn(log_request)
                     .configure(|routes| routes::configure(routes, faults.as_ref()))
             })
             .context(LISTENER)?;
