@@ -44,9 +44,10 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
         clock: Clock,
     ) -> Self {
         let peer_chain: Vec<_> = peer_chain.iter().map(|der| der.clone().into_owned()).collect();
-        let verified_until = Cell::new(next_expiry(&peer_chain, clock.now()));
+        let validities: Vec<_> = peer_chain.iter().map(x509::validity).collect();
+        let verified_until = Cell::new(next_expiry(&validities, clock.now()));
         Self {
-            peer_validity: peer_chain.first().and_then(x509::validity),
+            peer_validity: validities.first().copied().flatten(),
             peer_chain,
             identity,
             clock,
@@ -92,7 +93,8 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
         let valid = identity.tls.verify_peer(&self.peer_chain, time).is_ok();
         if valid {
             self.generation.set(identity.trust_generation);
-            self.verified_until.set(next_expiry(&self.peer_chain, time));
+            let validities: Vec<_> = self.peer_chain.iter().map(x509::validity).collect();
+            self.verified_until.set(next_expiry(&validities, time));
         }
         valid
     }
@@ -123,8 +125,8 @@ impl<T: VerifyPeer> ConnectionCredentials<T> {
     }
 }
 
-/// When the first certificate of `chain` expires that is still valid at `time`.
-fn next_expiry(chain: &[CertificateDer<'_>], time: UnixTime) -> UnixTime {
-    let ends = chain.iter().filter_map(x509::validity).map(|validity| validity.not_after);
+/// When the first certificate expires that is still valid at `time`.
+fn next_expiry(validities: &[Option<Validity>], time: UnixTime) -> UnixTime {
+    let ends = validities.iter().flatten().map(|validity| validity.not_after);
     ends.filter(|end| *end >= time).min().unwrap_or(FOREVER)
 }
