@@ -1,6 +1,6 @@
 //! The span of a request, and the line that is logged when it is answered.
 
-use std::{rc::Rc, time::Instant};
+use std::{pin::Pin, rc::Rc, time::Instant};
 
 use actix_web::{
     Error, HttpMessage as _, HttpRequest,
@@ -24,7 +24,7 @@ const PINGS: &str = "ponger::pings";
 pub fn log_request<S, B>(
     request: ServiceRequest,
     service: &S,
-) -> impl Future<Output = Result<ServiceResponse<B>, Error>> + use<S, B>
+) -> Pin<Box<impl Future<Output = Result<ServiceResponse<B>, Error>> + use<S, B>>>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
 {
@@ -39,14 +39,15 @@ where
         peer = peer.and_then(|peer| peer.id.as_ref()).map(PeerId::as_str)
     );
     let response = service.call(request).instrument(span);
-    async move {
+    // Boxed, since an idle connection has room for all that is not.
+    Box::pin(async move {
         let response = response.await;
         match &response {
             Ok(response) => log_response(response, began, exported),
             Err(error) => tracing::error!(error = error.to_string(), "Request failed"),
         }
         response
-    }
+    })
 }
 
 /// Logs what a request of that time was answered, and ends its span.
