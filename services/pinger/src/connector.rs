@@ -62,7 +62,7 @@ struct Inner {
     connect_timeout: Duration,
     trace: RefCell<Trace>,
     /// The socket of the ping under way, for what is asked about it when its time has run out.
-    socket: RefCell<Option<OwnedFd>>,
+    socket: RefCell<Option<Rc<OwnedFd>>>,
 }
 
 /// What a handshake needs.
@@ -147,10 +147,6 @@ impl PingConnector {
         })
     }
 
-    fn keep_socket(&self, tcp: &TcpStream) {
-        *self.0.socket.borrow_mut() = tcp.as_fd().try_clone_to_owned().ok();
-    }
-
     /// Records the response.
     pub(crate) fn record_response(&self, response: Response) {
         self.0.trace.borrow_mut().response = Some(response);
@@ -167,7 +163,8 @@ impl PingConnector {
         let tcp = self.connect_any(&addresses).await?;
         // awc leaves it on, and then a request waits for an acknowledgement (Nagle).
         let _ = tcp.set_nodelay(true);
-        self.keep_socket(&tcp);
+        let socket = tcp.as_fd().try_clone_to_owned().ok().map(Rc::new);
+        self.0.socket.borrow_mut().clone_from(&socket);
         let mut info = ConnectionInfo {
             address: tcp.peer_addr().ok(),
             syn_retransmits: TcpInfo::new(&tcp).retransmits,
@@ -175,7 +172,7 @@ impl PingConnector {
         };
         let Some(tls) = &inner.tls else {
             inner.trace.borrow_mut().info = Some(info.clone());
-            return Ok(Stream::new(Kind::Plain(tcp), info, self));
+            return Ok(Stream::new(Kind::Plain(tcp), socket, info, self));
         };
         inner.trace.borrow_mut().enter(Phase::Tls);
         let used = tls.identity.current();
@@ -200,7 +197,7 @@ impl PingConnector {
         )));
         inner.trace.borrow_mut().leave();
         inner.trace.borrow_mut().info = Some(info.clone());
-        Ok(Stream::new(Kind::Tls(Box::new(stream)), info, self))
+        Ok(Stream::new(Kind::Tls(Box::new(stream)), socket, info, self))
     }
 
     fn classify_handshake(&self, error: &io::Error, tcp: &FirstBytes) -> Failure {
@@ -275,6 +272,7 @@ impl Service<ConnectInfo<Uri>> for PingConnector {
 /// A connection to ponger, which traces when it is written to and read from, and what fails.
 pub struct Stream {
     kind: Kind,
+    socket: Option<Rc<OwnedFd>>,
     /// Whether the head of a final response is still awaited.
     awaits_head: bool,
     /// The start of a response that was read, and not yet passed on.
@@ -297,8 +295,13 @@ impl fmt::Debug for Stream {
 }
 
 impl Stream {
-    fn new(kind: Kind, info: ConnectionInfo, connector: PingConnector) -> Self {
-        Self { kind, awaits_head: false, unread: Vec::new(), counted: 0, info, connector }
+    fn new(
+        kind: Kind,
+        socket: Option<Rc<OwnedFd>>,
+        info: ConnectionInfo,
+        connector: PingConnector,
+    ) -> Self {
+        Self { kind, socket, awaits_head: false, unread: Vec::new(), counted: 0, info, connector }
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -406,7 +409,7 @@ impl AsyncWrite for Stream {
         let is_request = {
             let mut trace = self.connector.0.trace.borrow_mut();
             if trace.info.is_none() {
-                self.connector.keep_socket(self.tcp());
+                self.connector.0.socket.borrow_mut().clone_from(&self.socket);
                 trace.reused = true;
                 trace.info = Some(self.info.clone());
             }

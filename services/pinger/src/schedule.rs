@@ -20,6 +20,9 @@ use crate::{
     record::{PINGS, Recorder},
 };
 
+/// The least pause after a lost ping: nothing may keep a processor busy with pings that fail at once.
+const AFTER_LOSS: Duration = Duration::from_millis(1);
+
 /// An endpoint with its client. It is either in a pause or in a ping.
 struct Schedule {
     endpoint: Option<SocketAddr>,
@@ -33,9 +36,13 @@ impl Schedule {
         Self { endpoint, client: clients.client(), clients }
     }
 
-    /// Waits for a random time of up to `interval`.
-    async fn pause(mut self, interval: Duration) -> Self {
-        let pause = sleep(interval.mul_f64(rand::random()));
+    async fn pause(mut self, pause: Duration) -> Self {
+        let pause = async {
+            // A timer takes a millisecond at least.
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+        };
         tokio::pin!(pause);
         loop {
             tokio::select! {
@@ -53,6 +60,11 @@ impl Schedule {
         let outcome = self.client.ping_in_trace(traceparent).await;
         (self, seq, outcome)
     }
+}
+
+/// A random time of up to `interval`.
+fn random(interval: Duration) -> Duration {
+    interval.mul_f64(rand::random())
 }
 
 /// Pings `endpoints`, which `resolution` keeps up to date if there is one, until `signals` ask to stop or
@@ -83,7 +95,7 @@ pub(crate) async fn ping_until_stopped(
     while count == 0 || sent < count || !pings.is_empty() {
         for endpoint in added.drain(..) {
             if scheduled.insert(endpoint) {
-                pauses.push(Schedule::new(endpoint, clients).pause(interval));
+                pauses.push(Schedule::new(endpoint, clients).pause(random(interval)));
             }
         }
         let is_due = count == 0 || sent < count;
@@ -111,7 +123,8 @@ pub(crate) async fn ping_until_stopped(
                 in_flight.remove(&seq);
                 recorder.record(seq, &outcome);
                 if endpoints.contains(schedule.endpoint) {
-                    pauses.push(schedule.pause(interval));
+                    let least = if outcome.result.is_ok() { Duration::ZERO } else { AFTER_LOSS };
+                    pauses.push(schedule.pause(random(interval).max(least)));
                 } else {
                     scheduled.remove(&schedule.endpoint);
                     schedule.endpoint.inspect(|endpoint| recorder.forget(*endpoint));
@@ -129,7 +142,7 @@ pub(crate) async fn ping_until_stopped(
                         sent += 1;
                         recorder.record(sent, &outcome);
                         // As often as a ping would find it.
-                        interval.mul_f64(rand::random())
+                        random(interval)
                     }
                 };
                 resolving = resolve_after(pause);
