@@ -1,6 +1,6 @@
 //! Logs: the original's messages, with facts as fields beside them.
 //!
-//! - [`format`]: how an event is written as a line, as text or as JSON
+//! - [`mod@format`]: how an event is written as a line, as text or as JSON
 //! - `queue`: lines that wait for standard output to be read
 
 pub mod format;
