@@ -36,15 +36,15 @@ const fn size(name: &'static str, value: f64) -> Limit {
 }
 
 const LIMITS: [Limit; 9] = [
-    count(REQUEST.name, 26_300.0),
-    count(TEXT.name, 38_000.0),
-    count(JSON.name, 42_100.0),
-    count(HANDSHAKE.name, 3_040_000.0),
-    count(ALLOCATIONS.name, 15.0),
-    size(ANONYMOUS.name, 0.98),
-    size(CONNECTION_BYTES.name, 23_100.0),
-    size(PONGER_BYTES, 8_119_360.0),
-    size(PINGER_BYTES, 10_359_616.0),
+    count(REQUEST.name, 19_900.0),
+    count(TEXT.name, 25_000.0),
+    count(JSON.name, 25_000.0),
+    count(HANDSHAKE.name, 2_970_000.0),
+    count(ALLOCATIONS.name, 13.0),
+    size(ANONYMOUS.name, 1.0),
+    size(CONNECTION_BYTES.name, 23_500.0),
+    size(PONGER_BYTES, 7_970_000.0),
+    size(PINGER_BYTES, 8_620_000.0),
 ];
 
 const PONGER_BYTES: &str = "bytes of ponger";
