@@ -11,13 +11,17 @@ use std::{
 /// How many bytes of lines wait for the output to be read before further lines are dropped.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 
-/// How much memory a queue keeps that has been written.
+/// Whole lines are written together up to this size, which a pipe takes at once (`PIPE_BUF`): what
+/// others write to it never stands within a line.
+const MAX_WRITE_BYTES: usize = 4 << 10;
+
+/// The capacity that a buffer keeps after it was written, in bytes.
 const KEPT_BYTES: usize = 16 << 10;
 
 /// How long the queued lines may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Lines on their way to an output. A thread writes them, all that wait at once.
+/// Lines on their way to an output, which a thread writes to.
 #[derive(Debug)]
 pub(super) struct LogQueue(Arc<Shared>);
 
@@ -31,9 +35,10 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<u8>,
-    count: u64,
-    /// How many bytes the thread is writing.
-    writing: usize,
+    /// How many bytes were ever queued.
+    added: u64,
+    /// How many of them the thread has written, or tried to.
+    written: u64,
     /// Lines that did not fit, or could not be written.
     dropped: u64,
     is_closed: bool,
@@ -48,10 +53,12 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Waits until all lines were written, for at most [`FLUSH_TIMEOUT`].
+    /// Waits until all lines until now were written, for at most [`FLUSH_TIMEOUT`].
     pub(super) fn flush(&self) {
-        let waits = |state: &mut State| state.queued() > 0;
-        let _ = self.0.changed.wait_timeout_while(self.0.lock(), FLUSH_TIMEOUT, waits);
+        let state = self.0.lock();
+        let added = state.added;
+        let waits = |state: &mut State| state.written < added;
+        let _ = self.0.changed.wait_timeout_while(state, FLUSH_TIMEOUT, waits);
     }
 
     /// How many lines did not fit, or could not be written.
@@ -71,15 +78,16 @@ impl Drop for LogQueue {
 impl Write for &LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.lock();
-        if state.queued() + line.len() > MAX_QUEUED_BYTES {
+        let queued = state.queued();
+        if queued + line.len() > MAX_QUEUED_BYTES {
             state.dropped += 1;
             return Ok(line.len());
         }
         state.lines.extend_from_slice(line);
-        state.count += 1;
-        // The thread waits only where nothing is queued.
-        let is_waiting = state.queued() == line.len();
+        state.added += line.len() as u64;
         drop(state);
+        // The thread waits only where nothing is queued.
+        let is_waiting = queued == 0;
         if is_waiting {
             self.0.changed.notify_all();
         }
@@ -92,8 +100,9 @@ impl Write for &LogQueue {
 }
 
 impl State {
+    /// How many bytes wait, those included that are being written.
     fn queued(&self) -> usize {
-        self.lines.len() + self.writing
+        usize::try_from(self.added - self.written).unwrap_or(usize::MAX)
     }
 }
 
@@ -114,17 +123,32 @@ impl Shared {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             mem::swap(&mut state.lines, &mut batch);
-            let count = mem::take(&mut state.count);
-            state.writing = batch.len();
             drop(state);
-            let is_written = output.write_all(&batch).and_then(|()| output.flush()).is_ok();
+            let mut lost = 0;
+            for lines in pieces(&batch) {
+                if output.write_all(lines).and_then(|()| output.flush()).is_err() {
+                    lost += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                }
+            }
+            state = self.lock();
+            state.written += batch.len() as u64;
+            state.dropped += lost;
             batch.clear();
             batch.shrink_to(KEPT_BYTES);
-            state = self.lock();
-            state.writing = 0;
-            state.dropped += if is_written { 0 } else { count };
         }
     }
+}
+
+/// Splits lines into pieces of whole lines: of at most [`MAX_WRITE_BYTES`], or of one line.
+fn pieces(mut lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_end = |byte: &u8| *byte == b'\n';
+    std::iter::from_fn(move || {
+        let most = &lines[..lines.len().min(MAX_WRITE_BYTES)];
+        let last = most.iter().rposition(is_end).or_else(|| lines.iter().position(is_end));
+        let (piece, rest) = lines.split_at(last.map_or(lines.len(), |end| end + 1));
+        lines = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 #[cfg(test)]
@@ -162,7 +186,31 @@ mod tests {
         for _ in 0..3 {
             (&queue).write_all(b"line\n").unwrap();
         }
+        testkit::wait_until("three dropped lines", || (queue.dropped() == 3).then_some(()));
+    }
+
+    #[test]
+    fn writes_whole_lines_that_a_pipe_takes_at_once() {
+        let line = |bytes: usize| [vec![b'x'; bytes - 1], vec![b'\n']].concat();
+        let lengths = |lines: &[usize]| {
+            let lines: Vec<u8> = lines.iter().flat_map(|bytes| line(*bytes)).collect();
+            pieces(&lines).map(<[u8]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[]), [0; 0]);
+        assert_eq!(lengths(&[100, 200]), [300]);
+        assert_eq!(lengths(&[4000, 96, 1]), [4096, 1]);
+        assert_eq!(lengths(&[4000, 97]), [4000, 97]);
+        assert_eq!(lengths(&[10_000, 5, 5000]), [10_000, 5, 5000]);
+    }
+
+    #[test]
+    fn a_flush_waits_for_the_lines_before_it() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let queue = LogQueue::start(writer).unwrap();
+        (&queue).write_all(b"line\n").unwrap();
         queue.flush();
-        assert_eq!(queue.dropped(), 3);
+        let mut line = [0; 5];
+        io::Read::read_exact(&mut reader, &mut line).unwrap();
+        assert_eq!((&line, queue.0.lock().written), (b"line\n", 5));
     }
 }
