@@ -38,19 +38,22 @@ where
         path = request.path(),
         peer = peer.and_then(|peer| peer.id.as_ref()).map(PeerId::as_str)
     );
-    let response = service.call(request).instrument(span);
-    // Boxed, since an idle connection has room for all that is not.
-    Box::pin(async move {
-        let response = response.await;
-        match &response {
-            Ok(response) => log_response(response, began, exported),
-            Err(error) => tracing::error!(error = error.to_string(), "Request failed"),
+    let response = span.in_scope(|| service.call(request));
+    // Boxed: actix reserves room for what is not in each connection, also while it is idle.
+    Box::pin(
+        async move {
+            let response = response.await;
+            match &response {
+                Ok(response) => log_response(response, began, exported),
+                Err(error) => tracing::error!(error = error.to_string(), "Request failed"),
+            }
+            response
         }
-        response
-    })
+        .instrument(span),
+    )
 }
 
-/// Logs what a request of that time was answered, and ends its span.
+/// Logs the response to a request that began at `began`, and ends its exported span.
 fn log_response<B>(
     response: &ServiceResponse<B>,
     began: Option<Instant>,

@@ -119,7 +119,7 @@ where
     }
 }
 
-/// A request of which is known whether it is allowed.
+/// What the check of a request has found.
 struct Checked {
     authorizer: Data<Authorizer>,
     /// Why it is denied; `None` if it is allowed.
