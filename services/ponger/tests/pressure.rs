@@ -11,21 +11,17 @@ use std::{
     thread,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use testkit::{
     Leaf,
     client::{TlsClient, TlsConnection},
     wait_until,
 };
 
-use common::PongerProcess;
+use common::{PongerProcess, raise_descriptor_limit};
 
 /// How many connections this machine can open: each takes a descriptor here and one in ponger.
 fn capacity() -> usize {
-    let limits = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
-    let _ = setrlimit(Resource::Nofile, raised);
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let descriptors = raise_descriptor_limit();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     usize::try_from(descriptors / 2).unwrap_or(usize::MAX).min(1000 * cores).min(4000)
 }

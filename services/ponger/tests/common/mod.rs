@@ -2,7 +2,16 @@
 
 use std::{fs, net::SocketAddr, process::Command};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use testkit::{Ca, Leaf, client::TlsClient, process::Service, wait_until};
+
+/// Raises the limit of descriptors of this process as far as it may be, and returns it.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Nothing is lost where it cannot be raised.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
 
 pub(crate) struct PongerProcess {
     _dir: tempfile::TempDir,
@@ -15,6 +24,7 @@ pub(crate) struct PongerProcess {
 impl PongerProcess {
     /// Starts it with a limit of connections, and with `timeout` for all that a client may take.
     pub(crate) fn start(max_connections: u32, timeout: &str) -> Self {
+        raise_descriptor_limit();
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::new("test");
         ca.issue(&Leaf::ponger("test")).write(dir.path()).unwrap();
