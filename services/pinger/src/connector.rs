@@ -118,7 +118,7 @@ impl PingConnector {
         *self.0.trace.borrow_mut() = Trace::default();
     }
 
-    /// The trace of the ping under way, or of the last one.
+    /// The trace of the ping under way, or of the last one. Ends its current phase.
     pub fn trace(&self) -> Trace {
         let mut trace = self.0.trace.borrow_mut();
         trace.leave();
@@ -136,7 +136,7 @@ impl PingConnector {
         *self.0.socket.borrow_mut() = None;
     }
 
-    /// Says so if the other end acknowledges nothing of what the ping under way has sent.
+    /// What to check, if the other end acknowledges nothing of what the ping under way has sent.
     pub(crate) fn unacknowledged(&self) -> Option<String> {
         let info = TcpInfo::new(self.0.socket.borrow().as_ref()?);
         (info.unacknowledged > 0 && info.unanswered_retransmits > 0).then(|| {

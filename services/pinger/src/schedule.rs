@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The least pause after a lost ping: nothing may keep a processor busy with pings that fail at once.
-const AFTER_LOSS: Duration = Duration::from_millis(1);
+const MIN_PAUSE_AFTER_LOSS: Duration = Duration::from_millis(1);
 
 /// An endpoint with its client. It is either in a pause or in a ping.
 struct Schedule {
@@ -63,7 +63,7 @@ impl Schedule {
 }
 
 /// A random time of up to `interval`.
-fn random(interval: Duration) -> Duration {
+fn random_pause(interval: Duration) -> Duration {
     interval.mul_f64(rand::random())
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn ping_until_stopped(
     while count == 0 || sent < count || !pings.is_empty() {
         for endpoint in added.drain(..) {
             if scheduled.insert(endpoint) {
-                pauses.push(Schedule::new(endpoint, clients).pause(random(interval)));
+                pauses.push(Schedule::new(endpoint, clients).pause(random_pause(interval)));
             }
         }
         let is_due = count == 0 || sent < count;
@@ -123,8 +123,8 @@ pub(crate) async fn ping_until_stopped(
                 in_flight.remove(&seq);
                 recorder.record(seq, &outcome);
                 if endpoints.contains(schedule.endpoint) {
-                    let least = if outcome.result.is_ok() { Duration::ZERO } else { AFTER_LOSS };
-                    pauses.push(schedule.pause(random(interval).max(least)));
+                    let least = if outcome.result.is_ok() { Duration::ZERO } else { MIN_PAUSE_AFTER_LOSS };
+                    pauses.push(schedule.pause(random_pause(interval).max(least)));
                 } else {
                     scheduled.remove(&schedule.endpoint);
                     schedule.endpoint.inspect(|endpoint| recorder.forget(*endpoint));
@@ -142,7 +142,7 @@ pub(crate) async fn ping_until_stopped(
                         sent += 1;
                         recorder.record(sent, &outcome);
                         // As often as a ping would find it.
-                        random(interval)
+                        random_pause(interval)
                     }
                 };
                 resolving = resolve_after(pause);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::{Ca, Issued, Leaf, client::TlsClient, wait_until};
 use time::Duration as Validity;
 
-use crate::support::{Env, Pinger, Ponger, expiration, install, kind, pings, wait_for_further};
+use crate::support::{Env, Pinger, Ponger, expiration, install, kind, ms, pings, wait_for_further};
 
 fn refreshes(unit: &str, result: &str) -> String {
     format!("identity_refreshes_total{{result=\"{result}\",unit=\"{unit}\"}}")
@@ -29,11 +29,13 @@ fn check_none_lost(pinger: Pinger) {
 
 #[test]
 fn loses_no_ping_while_certificates_are_replaced_on_both_sides() {
-    for keep_alive in [0, 3600] {
+    // Also where each ping follows the last one at once.
+    for (keep_alive, interval) in [(0, 5), (3600, 5), (3600, 0)] {
         let env = Env::new();
         let ponger = env.start_ponger(&env.ponger_config());
         let mut config = env.pinger_config(ponger.address);
         config.ponger.keep_alive.0 = Duration::from_secs(keep_alive);
+        config.interval = ms(interval);
         let pinger = env.start_pinger(&config);
         pinger.wait_for_metric(&pings("pong"), 1.0);
         for round in 1..=5 {
