@@ -41,8 +41,8 @@ const LIMITS: [Limit; 9] = [
     count(JSON.name, 25_000.0),
     count(HANDSHAKE.name, 2_970_000.0),
     count(ALLOCATIONS.name, 13.0),
-    size(ANONYMOUS.name, 1.0),
-    size(CONNECTION_BYTES.name, 23_500.0),
+    size(ANONYMOUS.name, 0.98),
+    size(CONNECTION_BYTES.name, 23_100.0),
     size(PONGER_BYTES, 7_970_000.0),
     size(PINGER_BYTES, 8_620_000.0),
 ];
