@@ -15,6 +15,10 @@ const MAX_QUEUED_BYTES: usize = 1 << 20;
 /// others write to it never stands within a line.
 const MAX_WRITE_BYTES: usize = 4 << 10;
 
+/// How long a line waits for others that are written with it: under load, one wake-up of the thread then
+/// serves many lines.
+const GATHER_TIME: Duration = Duration::from_millis(1);
+
 /// The capacity that a buffer keeps after it was written, in bytes.
 const KEPT_BYTES: usize = 16 << 10;
 
@@ -122,8 +126,9 @@ impl Shared {
                 self.changed.notify_all();
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            mem::swap(&mut state.lines, &mut batch);
             drop(state);
+            thread::sleep(GATHER_TIME);
+            mem::swap(&mut self.lock().lines, &mut batch);
             let mut lost = 0;
             for lines in pieces(&batch) {
                 if output.write_all(lines).and_then(|()| output.flush()).is_err() {
