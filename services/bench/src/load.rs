@@ -124,7 +124,8 @@ pub async fn run(client: &Client, server: &Server, load: Load) -> Result<Counts>
     phase.store(DONE, Ordering::Relaxed);
     let elapsed = start.elapsed();
     let own_cpu = own_cpu_time() - own_before;
-    let server_cpu = server.process.cpu_time()? - server_before;
+    // A worker of nginx that is just ending is counted neither way.
+    let server_cpu = server.process.cpu_time()?.saturating_sub(server_before);
 
     let mut counts =
         Counts { latencies: Vec::new(), lost: 0, elapsed, server_cpu, own_cpu, server_memory };

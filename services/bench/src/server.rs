@@ -79,7 +79,9 @@ impl ProcessGroup {
     pub fn cpu_time(&self) -> Result<Duration> {
         let ticks = self.members()?.into_iter().map(|process| {
             let stat = process.stat()?;
-            Ok(stat.utime + stat.stime)
+            // nginx replaces its workers at a reload: those that have ended count too.
+            let ended = u64::try_from(stat.cutime + stat.cstime)?;
+            Ok(stat.utime + stat.stime + ended)
         });
         let ticks: u64 = ticks.sum::<Result<_>>()?;
         Ok(Duration::from_secs_f64(ticks as f64 / procfs::ticks_per_second() as f64))
