@@ -7,10 +7,10 @@
 use std::{
     cell::RefCell,
     fmt::{self, Write as _},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use time::OffsetDateTime;
+use rustls::pki_types::UnixTime;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -19,6 +19,8 @@ use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, format::Writer},
     registry::{LookupSpan, Scope},
 };
+
+use crate::tls::clock::format_rfc3339;
 
 /// The field that holds an event's message.
 const MESSAGE: &str = "message";
@@ -133,12 +135,8 @@ fn write_now(line: &mut impl fmt::Write) -> fmt::Result {
 
 /// `2026-01-31T23:59:59.`
 fn second_text(second: u64) -> String {
-    let time =
-        i64::try_from(second).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let (hour, minute, second) = time.to_hms();
-    let (year, month, day) = time.to_calendar_date();
-    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.", u8::from(month))
+    let text = format_rfc3339(UnixTime::since_unix_epoch(Duration::from_secs(second)));
+    text.replace('Z', ".")
 }
 
 /// The name that a field is written with.

@@ -91,8 +91,7 @@ impl Write for &LogQueue {
         state.added += line.len() as u64;
         drop(state);
         // The thread waits only where nothing is queued.
-        let is_waiting = queued == 0;
-        if is_waiting {
+        if queued == 0 {
             self.0.changed.notify_all();
         }
         Ok(line.len())
