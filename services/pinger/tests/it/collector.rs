@@ -17,7 +17,9 @@ use prost::Message as _;
 use rustls::{ServerConnection, StreamOwned};
 use testkit::{Ca, Leaf, wait_until};
 
-use crate::support::{Env, Pinger, pong_forever, server_tls, until_closed, wait_for_further};
+use crate::support::{
+    Env, Pinger, pong_forever, read_head, server_tls, until_closed, wait_for_further,
+};
 
 /// What a collector has received: spans, each with the name of its service.
 #[derive(Clone, Default)]
@@ -61,18 +63,6 @@ impl Received {
         let children = spans.iter().filter(|(_, span)| span.parent_span_id == parent.span_id);
         children.map(|(_, span)| (span.name.clone(), span.clone())).collect()
     }
-}
-
-pub(crate) fn read_head(stream: &mut impl Read) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        if !matches!(stream.read(&mut byte), Ok(1)) {
-            return None;
-        }
-        head.push(byte[0]);
-    }
-    Some(String::from_utf8(head).unwrap())
 }
 
 pub(crate) fn attributes(attributes: &[KeyValue]) -> BTreeMap<String, String> {

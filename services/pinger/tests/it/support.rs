@@ -1,7 +1,7 @@
 //! pinger and ponger, each on a thread of this process, and servers that follow a script.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Read, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -319,15 +319,20 @@ pub(crate) fn accept(config: &Arc<ServerConfig>, tcp: TcpStream) -> Option<TlsSt
 
 /// Reads a request; `false` if none comes any more.
 pub(crate) fn read_request(stream: &mut TlsStream) -> bool {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
+    read_head(stream).is_some()
+}
+
+/// Reads the head of a request; `None` if none comes any more.
+pub(crate) fn read_head(stream: &mut impl Read) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         if !matches!(stream.read(&mut byte), Ok(1)) {
-            return false;
+            return None;
         }
-        request.push(byte[0]);
+        head.push(byte[0]);
     }
-    true
+    Some(String::from_utf8(head).unwrap())
 }
 
 /// Writes a response of the status line's end `status` and `body`.
@@ -348,6 +353,6 @@ pub(crate) fn pong_forever(config: &Arc<ServerConfig>, tcp: TcpStream) {
 }
 
 /// Waits until the peer closes the connection.
-pub(crate) fn until_closed(stream: &mut impl io::Read) {
+pub(crate) fn until_closed(stream: &mut impl Read) {
     let _ = io::copy(stream, &mut io::sink());
 }

@@ -7,8 +7,8 @@ use rustls::{ServerConnection, StreamOwned};
 use testkit::{Leaf, wait_until};
 
 use crate::{
-    collector::{attributes, collector, read_head},
-    support::{Env, PINGER_ID, PONGER_ID, server_tls},
+    collector::{attributes, collector},
+    support::{Env, PINGER_ID, PONGER_ID, read_head, server_tls},
 };
 
 #[test]
