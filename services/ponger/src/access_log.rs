@@ -1,16 +1,18 @@
 //! The span of a request, and the line that is logged when it is answered.
 
-use std::{pin::Pin, rc::Rc, time::Instant};
+use std::{rc::Rc, time::Instant};
 
 use actix_web::{
     Error, HttpMessage as _, HttpRequest,
-    dev::{Service, ServiceRequest, ServiceResponse},
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
     http::StatusCode,
     web::Data,
 };
 use chassis::tls::peer_id::{PeerId, sanitize};
 use opentelemetry::trace::TraceId;
-use tracing::{Instrument as _, Level};
+use tracing::{Level, Span};
+use tracing_actix_web::RootSpanBuilder;
 
 use crate::{
     authz::Revoked, connection::Peer, faults::Injected, log_limits::LogLimits, policy::Decision,
@@ -20,37 +22,45 @@ use crate::{
 /// The target by which `log.pings` switches off the lines of pings that have not failed.
 const PINGS: &str = "ponger::pings";
 
-/// The middleware: opens the span `request` around each request (level DEBUG), and logs one line at its end.
-pub fn log_request<S, B>(
-    request: ServiceRequest,
-    service: &S,
-) -> Pin<Box<impl Future<Output = Result<ServiceResponse<B>, Error>> + use<S, B>>>
-where
-    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
-{
-    let peer = request.conn_data::<Rc<Peer>>();
-    let exported = peer.and_then(|peer| Some(peer.tracer.as_ref()?.start(&request, peer)));
-    let began = tracing::enabled!(Level::INFO).then(Instant::now);
-    // Not at level INFO, where its fields would be formatted for each request: the line has them.
-    let span = tracing::debug_span!(
-        "request",
-        method = request.method().as_str(),
-        path = request.path(),
-        peer = peer.and_then(|peer| peer.id.as_ref()).map(PeerId::as_str)
-    );
-    let response = span.in_scope(|| service.call(request));
-    // Boxed: actix reserves room for what is not in each connection, also while it is idle.
-    Box::pin(
-        async move {
-            let response = response.await;
-            match &response {
-                Ok(response) => log_response(response, began, exported),
-                Err(error) => tracing::error!(error = error.to_string(), "Request failed"),
-            }
-            response
+/// Opens the span `request` around each request (level DEBUG), and logs one line at its end.
+#[derive(Debug)]
+pub struct AccessLog;
+
+/// What is kept from the start of a request to its end.
+struct Started {
+    /// `None` below level INFO, where no line has a duration.
+    at: Option<Instant>,
+    exported: Option<RequestSpan>,
+}
+
+impl RootSpanBuilder for AccessLog {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        let peer = request.conn_data::<Rc<Peer>>();
+        let exported = peer.and_then(|peer| Some(peer.tracer.as_ref()?.start(request, peer)));
+        let at = tracing::enabled!(Level::INFO).then(Instant::now);
+        if at.is_some() || exported.is_some() {
+            request.extensions_mut().insert(Started { at, exported });
         }
-        .instrument(span),
-    )
+        // Not at level INFO, where its fields would be formatted for each request: the line has them.
+        tracing::debug_span!(
+            "request",
+            method = request.method().as_str(),
+            path = request.path(),
+            peer = peer.and_then(|peer| peer.id.as_ref()).map(PeerId::as_str)
+        )
+    }
+
+    fn on_request_end<B: MessageBody>(_: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        match outcome {
+            Ok(response) => {
+                let started = response.request().extensions_mut().remove::<Started>();
+                let (at, exported) =
+                    started.map_or((None, None), |started| (started.at, started.exported));
+                log_response(response, at, exported);
+            }
+            Err(error) => tracing::error!(error = error.to_string(), "Request failed"),
+        }
+    }
 }
 
 /// Logs the response to a request that began at `began`, and ends its exported span.

@@ -4,6 +4,7 @@
 //! a connection; at each request, only whether its certificate is still valid may have changed.
 
 use std::{
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
@@ -89,7 +90,7 @@ pub struct Revoked;
 pub fn authorize<S, B>(
     request: ServiceRequest,
     service: &S,
-) -> impl Future<Output = Result<ServiceResponse<EitherBody<B>>, Error>> + use<S, B>
+) -> Pin<Box<impl Future<Output = Result<ServiceResponse<EitherBody<B>>, Error>> + use<S, B>>>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
 {
@@ -99,7 +100,8 @@ where
         Ok(Checked { denial: None, .. }) => Ok(service.call(request)),
         _ => Err(request),
     };
-    async move {
+    // Boxed: actix reserves room for what is not in each connection, also while it is idle.
+    Box::pin(async move {
         let Checked { authorizer, denial, is_ping, has_body } = checked?;
         let mut response = match passed {
             Ok(response) => response.await?.map_into_left_body(),
@@ -116,7 +118,7 @@ where
         }
         authorizer.record(is_ping, response.status(), start);
         Ok(response)
-    }
+    })
 }
 
 /// What the check of a request has found.

@@ -29,9 +29,10 @@ use chassis::{
     },
     traces::Traces,
 };
+use tracing_actix_web::TracingLogger;
 
 use crate::{
-    access_log::log_request,
+    access_log::AccessLog,
     authz::{Authorizer, authorize},
     config::Config,
     faults::{self, Faults},
@@ -185,7 +186,7 @@ impl Application {
                     .app_data(authorizer.clone())
                     .app_data(shared_limits.clone())
                     .wrap_fn(authorize)
-                    .wrap_fn(log_request)
+                    .wrap(TracingLogger::<AccessLog>::new())
                     .configure(|routes| routes::configure(routes, faults.as_ref()))
             })
             .context(LISTENER)?;
