@@ -1,7 +1,11 @@
 //! What is read from a certificate.
 
 use rustls::pki_types::{CertificateDer, UnixTime};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+use x509_parser::{
+    certificate::{X509Certificate, X509CertificateParser},
+    nom::Parser as _,
+    prelude::FromDer as _,
+};
 
 use super::clock::from_timestamp;
 
@@ -49,7 +53,10 @@ pub(super) fn parse<'d>(der: &'d CertificateDer<'_>) -> Result<X509Certificate<'
 
 /// The validity of a certificate, if it can be read.
 pub fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
-    parse(der).ok().map(|certificate| Validity::from_parsed(&certificate))
+    // A server reads it in each handshake. What extensions contain says nothing of it.
+    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+    let Ok(([], certificate)) = parser.parse(der) else { return None };
+    Some(Validity::from_parsed(&certificate))
 }
 
 #[cfg(test)]
