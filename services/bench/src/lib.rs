@@ -10,16 +10,18 @@
 //! - [`programs`]: builds the services and the peers
 //! - [`machine`]: processors, limits and versions
 //! - [`stats`], [`report`], [`chart`]: medians with their range, as Markdown and as SVG
+//! - [`flame`]: where ponger's CPU time goes, as SVG
 //! - [`gate`]: fails when what is stable gets worse
 //! - [`environment`]: the variables that tell a peer its port and its certificates
 //!
-//! A module uses only those below it in this order: `gate` and `run`, `report`, `chart`, `line`,
+//! A module uses only those below it in this order: `gate`, `flame` and `run`, `report`, `chart`, `line`,
 //! `measure`, `load`, `server`, `client`, `peer`, `credentials`, and the others.
 
 pub mod chart;
 pub mod client;
 pub mod credentials;
 pub mod environment;
+pub mod flame;
 pub mod gate;
 pub mod line;
 pub mod load;

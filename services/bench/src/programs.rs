@@ -45,7 +45,7 @@ impl Programs {
     /// When a build in Rust fails.
     pub fn build() -> Result<Self> {
         let peers = vec![build_ours()?];
-        let built = cargo_build("hyper", &HYPER)?;
+        let built = cargo_build("hyper", "release", &HYPER)?;
         let dir = tempfile::Builder::new().prefix("ping-pong-bench-").tempdir()?;
         let mut programs = Self { peers, missing: Vec::new(), _dir: dir };
         let nginx = version("nginx", &["-V"]).map(|text| {
@@ -78,10 +78,21 @@ impl Programs {
 /// When the build fails, or a program does not start.
 pub fn build_ours() -> Result<Peer> {
     // One call for each: in one call, each would get the other's features of their dependencies.
-    let server = program(&cargo_build("ponger", &["--package=ponger"])?, "ponger")?;
-    let client = program(&cargo_build("pinger", &["--package=pinger"])?, "pinger")?;
+    let server = program(&cargo_build("ponger", "release", &["--package=ponger"])?, "ponger")?;
+    let client = program(&cargo_build("pinger", "release", &["--package=pinger"])?, "pinger")?;
     let version = version(&server.to_string_lossy(), &["--version"])?;
     Ok(Peer { name: "ping-pong".to_owned(), version, kind: Kind::PingPong { server, client } })
+}
+
+/// Builds ponger as a release is built, but with symbols.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_with_symbols() -> Result<Peer> {
+    let built = cargo_build("ponger", "profiling", &["--package=ponger"])?;
+    let server = program(&built, "ponger")?;
+    let kind = Kind::PingPong { client: server.clone(), server };
+    Ok(Peer { name: "ping-pong".to_owned(), version: String::new(), kind })
 }
 
 /// The path of a built program.
@@ -89,12 +100,13 @@ fn program(built: &BTreeMap<String, PathBuf>, name: &str) -> Result<PathBuf> {
     built.get(name).cloned().with_context(|| format!("cargo did not build {name}"))
 }
 
-/// Builds what `options` select, and returns the paths of the binaries by name.
-fn cargo_build(title: &str, options: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
-    eprintln!("Building {title} in release mode");
+/// Builds what `options` select by a profile, and returns the paths of the binaries by name.
+fn cargo_build(title: &str, profile: &str, options: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    eprintln!("Building {title}, profile {profile}");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])
+        .args(["build", "--profile", profile, "--locked"])
+        .arg("--message-format=json-render-diagnostics")
         .args(options)
         .current_dir(CRATE)
         .stdout(Stdio::piped())

@@ -64,6 +64,11 @@ impl ProcessGroup {
         Ok(Self { child, output, waited: false })
     }
 
+    /// The ID of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it printed.
     ///
     /// # Errors

@@ -4,12 +4,12 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bench::{
-    chart, gate,
+    chart, flame, gate,
     line::{self, Line},
     machine,
     measure::Effort,
     peer::{self, Peer},
-    programs::{Programs, build_ours},
+    programs::{Programs, build_ours, build_with_symbols},
     report::Report,
     run,
 };
@@ -48,6 +48,10 @@ struct Cli {
     #[arg(long, value_name = "DIRECTORY")]
     output: Option<PathBuf>,
 
+    /// Only write flame graphs of ponger into the directory of --output; takes perf and inferno
+    #[arg(long, requires = "output", conflicts_with_all = ["only", "list", "peer", "gate"])]
+    flame_graphs: bool,
+
     /// Only check that instructions, allocations and bytes are within their limits
     #[arg(long, conflicts_with_all = ["only", "list", "peer", "output"])]
     gate: bool,
@@ -76,6 +80,14 @@ fn start(cli: &Cli) -> Result<bool> {
     if cli.gate {
         let ours = build_ours()?;
         return run_pinned(cli, async |effort| gate::check(&ours, &effort).await);
+    }
+    if let (true, Some(dir)) = (cli.flame_graphs, &cli.output) {
+        flame::check_tools()?;
+        let ponger = build_with_symbols()?;
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        return run_pinned(cli, async |effort| {
+            flame::write(&ponger, dir, &effort).await.map(|()| true)
+        });
     }
     let mut programs = Programs::build()?;
     programs.peers.extend(cli.peer.iter().cloned());
