@@ -36,11 +36,11 @@ const fn size(name: &'static str, value: f64) -> Limit {
 }
 
 const LIMITS: [Limit; 9] = [
-    count(REQUEST.name, 19_900.0),
-    count(TEXT.name, 25_000.0),
-    count(JSON.name, 25_000.0),
+    count(REQUEST.name, 20_750.0),
+    count(TEXT.name, 26_250.0),
+    count(JSON.name, 26_000.0),
     count(HANDSHAKE.name, 2_970_000.0),
-    count(ALLOCATIONS.name, 13.0),
+    count(ALLOCATIONS.name, 15.0),
     size(ANONYMOUS.name, 0.98),
     size(CONNECTION_BYTES.name, 23_100.0),
     size(PONGER_BYTES, 7_970_000.0),
