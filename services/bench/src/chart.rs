@@ -183,6 +183,8 @@ fn draw_growth(
     let mut chart = ChartBuilder::on(&area)
         .caption(format!("{} by {axis}", metric.name), FONT)
         .margin(10)
+        // The last label is centred on the end of the axis.
+        .margin_right(30)
         .x_label_area_size(45)
         .y_label_area_size(80)
         .build_cartesian_2d((left..right * 1.05).log_scale(), 0.0..top)
