@@ -83,6 +83,7 @@ let
   workspace = sourceOf [
     (code ../services)
     ../.cargo
+    ../clippy.toml
     ../deny.toml
     ../.rustfmt.toml
     # Tests compare the documentation and the manifests with the code.
