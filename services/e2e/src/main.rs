@@ -16,6 +16,7 @@ use e2e::{
     report::{self, Outcome, ScenarioResult, Totals},
     scenario::{ALL, Scenario, Start},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a scenario may take.
 const TIMEOUT: Duration = Duration::from_secs(900);
@@ -133,11 +134,17 @@ async fn run_in<E: Environment>(
     start_env: impl Future<Output = Result<E>>,
     select: fn(&Scenario) -> Option<Start<E>>,
 ) -> Result<bool> {
-    let mut interrupt = Box::pin(tokio::signal::ctrl_c());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = Box::pin(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    });
     let start = Instant::now();
     let env = tokio::select! {
         env = start_env => env?,
-        _ = &mut interrupt => bail!("interrupted"),
+        () = &mut interrupt => bail!("interrupted"),
     };
     println!("pinger and ponger are running ({:.1} s)", start.elapsed().as_secs_f64());
 
@@ -153,7 +160,7 @@ async fn run_in<E: Environment>(
                 Ok(result) => result.into(),
                 Err(_) => Outcome::Failed(format!("timed out after {} s", TIMEOUT.as_secs())),
             },
-            _ = &mut interrupt => {
+            () = &mut interrupt => {
                 interrupted = true;
                 break;
             }
