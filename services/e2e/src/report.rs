@@ -94,11 +94,12 @@ impl Totals {
 /// When the file cannot be written.
 pub fn write_junit(file: &Path, suite: &str, results: &[ScenarioResult]) -> io::Result<()> {
     let Totals { failed, skipped, .. } = Totals::new(results);
-    let time: f64 = results.iter().map(|result| result.duration.as_secs_f64()).sum();
+    let time: Duration = results.iter().map(|result| result.duration).sum();
     let mut xml = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{failed}\" skipped=\"{skipped}\" time=\"{time:.1}\">\n",
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" tests=\"{}\" failures=\"{failed}\" skipped=\"{skipped}\" time=\"{:.1}\">\n",
         escape(suite),
         results.len(),
+        time.as_secs_f64(),
     );
     for ScenarioResult { number, sentence, duration, outcome } in results {
         let details = match outcome {
