@@ -156,14 +156,16 @@ async fn run_in<E: Environment>(
         let (Some(run), true) = (select(scenario), selected) else { continue };
         let start = Instant::now();
         let outcome = tokio::select! {
-            result = tokio::time::timeout(TIMEOUT, run(&env)) => match result {
-                Ok(result) => result.into(),
-                Err(_) => Outcome::Failed(format!("timed out after {} s", TIMEOUT.as_secs())),
-            },
+            // First: the signal may have ended a command of the scenario too.
+            biased;
             () = &mut interrupt => {
                 interrupted = true;
                 break;
             }
+            result = tokio::time::timeout(TIMEOUT, run(&env)) => match result {
+                Ok(result) => result.into(),
+                Err(_) => Outcome::Failed(format!("timed out after {} s", TIMEOUT.as_secs())),
+            },
         };
         let result = ScenarioResult { number, sentence, duration: start.elapsed(), outcome };
         result.print();
