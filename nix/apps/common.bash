@@ -1,7 +1,7 @@
 # Sourced by the scripts beside it: what they share.
 # shellcheck shell=bash disable=SC2034  # the variables are used by those scripts
 
-# Where nobody reads any more, as after Ctrl-C in `... 2>&1 | tee log`, scripts still clean up.
+# If stderr is closed, as after Ctrl-C in `... 2>&1 | tee log`, scripts still clean up.
 say() { printf '%s\n' "$*" >&2 || true; }
 step() { printf '%4d s  %s\n' "$SECONDS" "$*" >&2 || true; }
 
@@ -55,15 +55,20 @@ name_in() {
 kube() { kubectl --context "$context" "$@"; }
 apply() { kube apply --server-side --force-conflicts --field-manager=ping-pong "$@" >/dev/null; }
 
-# Prints the name of the cluster, if there is one.
-cluster_exists() {
+# Prints the name of the cluster, if it exists.
+find_cluster() {
 	local clusters
 	clusters=$(k3d cluster list --no-headers) || die "k3d cannot list clusters (above)" "start the Docker daemon, and check \`docker info\`"
 	awk -v name="$cluster" '$1 == name { print $1 }' <<<"$clusters"
 }
 # Also the network and the volume, which k3d creates before the first container and, without one, does not delete.
 delete_cluster() {
-	k3d cluster delete "$cluster" >/dev/null
+	local log
+	# k3d would end at the first write to a closed stderr.
+	log=$(k3d cluster delete "$cluster" 2>&1) || {
+		say "$log"
+		return 1
+	}
 	docker network rm "k3d-$cluster" >/dev/null 2>&1 || true
 	docker volume rm "k3d-$cluster-images" >/dev/null 2>&1 || true
 }
