@@ -61,16 +61,27 @@ find_cluster() {
 	clusters=$(k3d cluster list --no-headers) || die "k3d cannot list clusters (above)" "start the Docker daemon, and check \`docker info\`"
 	awk -v name="$cluster" '$1 == name { print $1 }' <<<"$clusters"
 }
-# Also the network and the volume, which k3d creates before the first container and, without one, does not delete.
+# Also what k3d created before the first node, which it does not delete without one.
 delete_cluster() {
-	local log
+	local log left
 	# k3d would end at the first write to a closed stderr.
 	log=$(k3d cluster delete "$cluster" 2>&1) || {
 		say "$log"
 		return 1
 	}
+	left=$(docker ps --all --quiet --filter "label=k3d.cluster=$cluster" 2>/dev/null) || true
+	# shellcheck disable=SC2086  # one argument for each container
+	[[ ! $left ]] || docker rm --force --volumes $left >/dev/null 2>&1 || true
 	docker network rm "k3d-$cluster" >/dev/null 2>&1 || true
 	docker volume rm "k3d-$cluster-images" >/dev/null 2>&1 || true
+}
+# The same for a creation that was interrupted: what Docker had begun to create then appears a moment later.
+delete_unfinished_cluster() {
+	local _
+	for _ in 1 2 3 4; do
+		delete_cluster || return
+		sleep 0.5
+	done
 }
 
 context_exists() {
