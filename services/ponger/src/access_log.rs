@@ -27,6 +27,7 @@ const PINGS: &str = "ponger::pings";
 pub struct AccessLog;
 
 /// What is kept from the start of a request to its end.
+#[derive(Default)]
 struct Started {
     /// `None` below level INFO, where no line has a duration.
     at: Option<Instant>,
@@ -54,8 +55,7 @@ impl RootSpanBuilder for AccessLog {
         match outcome {
             Ok(response) => {
                 let started = response.request().extensions_mut().remove::<Started>();
-                let (at, exported) =
-                    started.map_or((None, None), |started| (started.at, started.exported));
+                let Started { at, exported } = started.unwrap_or_default();
                 log_response(response, at, exported);
             }
             Err(error) => tracing::error!(error = error.to_string(), "Request failed"),
