@@ -78,21 +78,24 @@ impl Programs {
 /// When the build fails, or a program does not start.
 pub fn build_ours() -> Result<Peer> {
     // One call for each: in one call, each would get the other's features of their dependencies.
-    let server = program(&cargo_build("ponger", "release", &["--package=ponger"])?, "ponger")?;
-    let client = program(&cargo_build("pinger", "release", &["--package=pinger"])?, "pinger")?;
+    let server = build_service("ponger", "release")?;
+    let client = build_service("pinger", "release")?;
     let version = version(&server.to_string_lossy(), &["--version"])?;
     Ok(Peer { name: "ping-pong".to_owned(), version, kind: Kind::PingPong { server, client } })
 }
 
-/// Builds ponger as a release is built, but with symbols.
+/// Builds ponger as a release is built, but with symbols. There is no client.
 ///
 /// # Errors
 /// When the build fails.
 pub fn build_with_symbols() -> Result<Peer> {
-    let built = cargo_build("ponger", "profiling", &["--package=ponger"])?;
-    let server = program(&built, "ponger")?;
-    let kind = Kind::PingPong { client: server.clone(), server };
+    let server = build_service("ponger", "profiling")?;
+    let kind = Kind::PingPong { server, client: PathBuf::new() };
     Ok(Peer { name: "ping-pong".to_owned(), version: String::new(), kind })
+}
+
+fn build_service(name: &str, profile: &str) -> Result<PathBuf> {
+    program(&cargo_build(name, profile, &[&format!("--package={name}")])?, name)
 }
 
 /// The path of a built program.
