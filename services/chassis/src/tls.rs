@@ -67,11 +67,5 @@ pub const REJECTION_PROBE_ALPN: &[u8] = b"ping-pong/rejection-probe";
 /// X25519MLKEM768 and still offers X25519.
 pub fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    PROVIDER.get_or_init(|| {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        // The first random bytes take aws-lc about 40 ms, in which it gathers entropy: better at
-        // start than in the first handshake. If this fails, handshakes report it.
-        let _ = provider.secure_random.fill(&mut [0; 32]);
-        Arc::new(provider)
-    })
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
 }
