@@ -70,6 +70,7 @@ lib.mapAttrs app (
         k3d
         kubectl
         openssl
+        zstd
       ];
       needs = [
         "PING_PONG_CALL"
@@ -87,6 +88,7 @@ lib.mapAttrs app (
         jq
         oras
         skopeo
+        zstd
       ];
       needs = [
         "PING_PONG_CALL"
@@ -130,6 +132,7 @@ lib.mapAttrs app (
         kubectl
         kubernetes-helm
         openssl
+        zstd
       ];
       needs = [
         "PING_PONG_BIN"
@@ -146,6 +149,7 @@ lib.mapAttrs app (
         kubectl
         kubernetes-helm
         openssl
+        zstd
       ];
       needs = [
         "PING_PONG_BIN"

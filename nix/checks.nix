@@ -163,6 +163,7 @@ removeAttrs packages [ "default" ]
           pkgs.openssl
           pkgs.oras
           pkgs.skopeo
+          pkgs.zstd
         ];
       }
       ''
@@ -177,11 +178,19 @@ removeAttrs packages [ "default" ]
         touch $out
       '';
 
-  images = pkgs.runCommand "check-images" { nativeBuildInputs = [ pkgs.jq ]; } ''
-    bash ${./tests/image} ponger ${packages.ponger-image}
-    bash ${./tests/image} pinger ${packages.pinger-image}
-    touch $out
-  '';
+  images =
+    pkgs.runCommand "check-images"
+      {
+        nativeBuildInputs = [
+          pkgs.jq
+          pkgs.zstd
+        ];
+      }
+      ''
+        bash ${./tests/image} ponger ${packages.ponger-image}
+        bash ${./tests/image} pinger ${packages.pinger-image}
+        touch $out
+      '';
 
   # Against the schemas of the newest Kubernetes that the tool carries: 1.30,
   # which is the oldest that the manifests support. Without the objects of

@@ -40,6 +40,7 @@
         skopeo
         statix
         zizmor
+        zstd
         ;
     };
 

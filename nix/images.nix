@@ -20,8 +20,9 @@ let
     in
     # No tag is given, so it is a hash of the content: an unchanged service keeps
     # its tag.
-    pkgs.dockerTools.buildLayeredImage {
+    (pkgs.dockerTools.buildLayeredImage {
       inherit name;
+      compressor = "zstd";
       # Fixed, so that the same source gives the same bytes.
       created = "1970-01-01T00:00:01Z";
       config = {
@@ -40,7 +41,9 @@ let
           inherit (package) version;
         };
       };
-    };
+    }).overrideAttrs
+      # What `zstd` reads its level from. A fifth smaller than by gzip.
+      { ZSTD_CLEVEL = 19; };
 in
 lib.mapAttrs image {
   pinger = [ "SSL_CERT_FILE=${roots}" ];

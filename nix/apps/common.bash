@@ -45,6 +45,13 @@ help() {
 unknown() { die "unknown argument: $1" "$(basename "$0") --help lists the arguments"; }
 value() { [[ $# -gt 1 && -n $2 ]] || die "$1 needs a value" "$(basename "$0") --help"; }
 
+# check_archive FILE
+check_archive() {
+	[[ -r $1 ]] || die "cannot read the image archive $1"
+	# Those that Nix builds; tar calls this program too.
+	[[ $(head -c 4 "$1" | od -An -tx1) != *"28 b5 2f fd"* ]] || need zstd "unpacks $1"
+}
+
 # The name of a service's image in an archive of `docker save` or OCI.
 name_in() {
 	{ tar -xOf "$1" manifest.json || tar -xOf "$1" index.json; } 2>/dev/null |
