@@ -70,6 +70,8 @@ let
       root = ../.;
       fileset = lib.fileset.unions (
         [
+          # It says how aws-lc is built.
+          ../.cargo/config.toml
           ../Cargo.lock
           ../Cargo.toml
         ]
