@@ -41,7 +41,7 @@ const LIMITS: [Limit; 9] = [
     count(JSON.name, 26_000.0),
     count(HANDSHAKE.name, 2_970_000.0),
     count(ALLOCATIONS.name, 15.0),
-    size(ANONYMOUS.name, 0.98),
+    size(ANONYMOUS.name, 0.87),
     size(CONNECTION_BYTES.name, 23_100.0),
     size(PONGER_BYTES, 7_970_000.0),
     size(PINGER_BYTES, 8_620_000.0),
