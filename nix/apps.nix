@@ -149,7 +149,6 @@ lib.mapAttrs app (
         kubectl
         kubernetes-helm
         openssl
-        zstd
       ];
       needs = [
         "PING_PONG_BIN"
