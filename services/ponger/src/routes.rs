@@ -2,7 +2,11 @@
 
 use actix_web::{
     HttpResponse,
-    http::header::{ALLOW, ContentType},
+    guard::{GuardContext, fn_guard},
+    http::{
+        Method, StatusCode,
+        header::{ALLOW, CONTENT_TYPE, ContentType, HeaderValue},
+    },
     web::{self, Data, ServiceConfig},
 };
 
@@ -17,21 +21,27 @@ pub fn is_ping(path: &str) -> bool {
 
 /// Adds the one route, and the responses to requests for others. With `faults`, pings have those.
 pub fn configure(config: &mut ServiceConfig, faults: Option<&Data<Faults>>) {
+    let route = web::route().guard(fn_guard(is_get_or_head));
     let resource = match faults {
-        None => web::resource(PING).route(web::get().to(ping)).route(web::head().to(ping)),
-        Some(faults) => web::resource(PING)
-            .app_data(faults.clone())
-            .route(web::get().to(faults::ping))
-            .route(web::head().to(faults::ping)),
+        None => web::resource(PING).route(route.to(ping)),
+        Some(faults) => web::resource(PING).app_data(faults.clone()).route(route.to(faults::ping)),
     };
     config
         .service(resource.default_service(web::to(method_not_allowed)))
         .default_service(web::to(not_found));
 }
 
+/// The guards of actix collect, in each request, the methods that there are.
+fn is_get_or_head(context: &GuardContext<'_>) -> bool {
+    matches!(context.head().method, Method::GET | Method::HEAD)
+}
+
 /// `pong`.
 pub async fn ping() -> HttpResponse {
-    HttpResponse::Ok().content_type(ContentType::plaintext()).body("pong")
+    let mut response = HttpResponse::with_body(StatusCode::OK, "pong").map_into_boxed_body();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    response
 }
 
 async fn method_not_allowed() -> HttpResponse {
