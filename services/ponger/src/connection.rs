@@ -35,8 +35,8 @@ use crate::{
     request_span::RequestTracer,
 };
 
-/// How long a peer whose certificate was revoked may take to read its last response.
-const REVOKED_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a peer may take to read its last response once its connection is closing.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection without a request is read from after the service began to stop: a request
 /// may be on its way.
@@ -89,6 +89,14 @@ impl Peer {
 enum CloseReason {
     Shutdown,
     Revoked,
+    Idle,
+}
+
+impl CloseReason {
+    /// Whether nothing more is read. At a shutdown, a request may be on its way.
+    fn ends_reading(self) -> bool {
+        self != Self::Shutdown
+    }
 }
 
 /// The bytes of a connection.
@@ -176,13 +184,27 @@ impl ServerIo {
     /// Checks, if the watchdog was woken, whether the connection must close or its deadline has
     /// passed.
     fn check(&mut self, cx: &Context<'_>) -> io::Result<()> {
-        if let Some(reason) = self.watchdog.poll(cx, self.closing.is_none())? {
-            self.closing = Some(reason);
-            if reason == CloseReason::Revoked {
-                self.watchdog.set_deadline(Instant::now() + REVOKED_WRITE_TIMEOUT);
+        let reason = match self.watchdog.poll(cx, self.closing.is_none()) {
+            None => return Ok(()),
+            Some(Event::Close(reason)) => reason,
+            Some(Event::Deadline) => {
+                let is_idle = !self.in_request && !self.write_blocked;
+                if self.reading_ended() || !is_idle {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                CloseReason::Idle
             }
+        };
+        self.closing = Some(reason);
+        if reason.ends_reading() {
+            self.watchdog.set_deadline(Instant::now() + CLOSE_TIMEOUT);
         }
         Ok(())
+    }
+
+    /// Whether nothing more is read.
+    fn reading_ended(&self) -> bool {
+        self.closing.is_some_and(CloseReason::ends_reading)
     }
 
     fn poll_read_stream(
@@ -259,7 +281,7 @@ impl AsyncRead for ServerIo {
         let io = &mut *self;
         let before = buffer.filled().len();
         io.check(cx)?;
-        if io.closing == Some(CloseReason::Revoked) {
+        if io.reading_ended() {
             return Poll::Ready(Ok(()));
         }
         let is_waiting = io.write_blocked || io.unanswered >= MAX_UNANSWERED_BYTES;
@@ -302,11 +324,11 @@ impl AsyncWrite for ServerIo {
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        if matches!(written, Poll::Ready(Ok(1..))) && io.closing != Some(CloseReason::Revoked) {
+        if matches!(written, Poll::Ready(Ok(1..))) && !io.reading_ended() {
             io.in_request = false;
             io.unanswered = 0;
             io.head_passed = false;
-            io.watchdog.set_deadline(Instant::now() + io.limits.idle + io.limits.request);
+            io.watchdog.set_deadline(Instant::now() + io.limits.idle);
         }
         io.note_written(cx, &written);
         written
@@ -360,14 +382,19 @@ impl HeadEnd {
 
 /// Waits for a reason to close a connection, and for its deadline. A connection is polled several
 /// times a request, and both events are rare: so they are polled only when their own waker was
-/// called, and the timer is not set at each request. Between requests actix's timers come first, but
-/// it has none for a body that follows a response.
+/// called, and the timer is not set at each request.
 struct Watchdog {
     closing: Pin<Box<dyn Future<Output = CloseReason>>>,
     deadline: Instant,
     /// Fires at the deadline, or earlier if the deadline was moved.
     timer: Pin<Box<Sleep>>,
     waker: Arc<WatchdogWaker>,
+}
+
+/// What a watchdog waits for.
+enum Event {
+    Close(CloseReason),
+    Deadline,
 }
 
 struct WatchdogWaker {
@@ -389,10 +416,10 @@ impl Watchdog {
         Self { closing, deadline, timer, waker: Arc::new(waker) }
     }
 
-    /// Moves the deadline. The timer is set only if it would fire too late.
+    /// Moves the deadline. The timer is set only if it would fire too late, or not at all.
     fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
-        if self.timer.deadline() > deadline {
+        if self.timer.deadline() > deadline || self.timer.is_elapsed() {
             self.timer.as_mut().reset(deadline);
             // A timer that is set must be polled once.
             self.waker.woken.store(true, Ordering::Release);
@@ -400,30 +427,49 @@ impl Watchdog {
         }
     }
 
-    /// The reason to close, if there is a new one and the connection is `open`.
-    fn poll(&mut self, cx: &Context<'_>, open: bool) -> io::Result<Option<CloseReason>> {
+    /// Whether the deadline has passed, or, while the connection is `open`, there is a reason to close.
+    /// After the deadline, the next event comes only if the deadline is moved.
+    fn poll(&mut self, cx: &Context<'_>, open: bool) -> Option<Event> {
         self.waker.connection.register(cx.waker());
         if !self.waker.woken.swap(false, Ordering::AcqRel) {
-            return Ok(None);
+            return None;
         }
         let waker = Waker::from(Arc::clone(&self.waker));
         let mut cx = Context::from_waker(&waker);
         while self.timer.as_mut().poll(&mut cx).is_ready() {
             if Instant::now() >= self.deadline {
-                return Err(io::ErrorKind::TimedOut.into());
+                return Some(Event::Deadline);
             }
             self.timer.as_mut().reset(self.deadline);
         }
         match open.then(|| self.closing.as_mut().poll(&mut cx)) {
-            Some(Poll::Ready(reason)) => Ok(Some(reason)),
-            _ => Ok(None),
+            Some(Poll::Ready(reason)) => Some(Event::Close(reason)),
+            _ => None,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, poll_fn};
+
     use super::*;
+
+    #[actix_web::test]
+    async fn waits_for_a_deadline_that_is_moved_after_it_passed() {
+        let mut deadline = Instant::now();
+        let mut watchdog = Watchdog::new(Box::pin(pending()), deadline);
+        for _ in 0..2 {
+            poll_fn(|cx| match watchdog.poll(cx, true) {
+                Some(Event::Deadline) => Poll::Ready(()),
+                _ => Poll::Pending,
+            })
+            .await;
+            assert!(Instant::now() >= deadline);
+            deadline = Instant::now() + Duration::from_millis(20);
+            watchdog.set_deadline(deadline);
+        }
+    }
 
     #[test]
     fn finds_the_end_of_a_head_however_it_is_split() {

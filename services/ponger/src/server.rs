@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_http::{HttpService, Request, Response, body::BoxBody, error::DispatchError};
+use actix_http::{HttpService, KeepAlive, Request, Response, body::BoxBody, error::DispatchError};
 use actix_service::{
     IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
 };
@@ -166,7 +166,8 @@ impl Server {
                 fn_service(move |stream: TcpStream| Box::pin(Arc::clone(&accepting).accept(stream)))
                     .and_then(
                         HttpService::build()
-                            .keep_alive(server.limits.idle)
+                            // `ServerIo` limits how long it is idle, without a timer for each request.
+                            .keep_alive(KeepAlive::Os)
                             .client_request_timeout(server.limits.request)
                             .client_disconnect_timeout(Duration::from_secs(2))
                             .on_connect_ext(|io: &ServerIo, data| {
