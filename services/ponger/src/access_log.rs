@@ -72,7 +72,8 @@ fn log_response<B>(
     let request = response.request();
     let Some(peer) = request.conn_data::<Rc<Peer>>() else { return };
     let extensions = request.extensions();
-    let revoked = extensions.contains::<Revoked>();
+    let is_forbidden = response.status() == StatusCode::FORBIDDEN;
+    let revoked = is_forbidden && extensions.contains::<Revoked>();
     let decision = if revoked { &Decision::Revoked } else { &peer.decision };
     let status = response.status().as_u16();
     let trace_id = exported.as_ref().map(RequestSpan::trace_id);
