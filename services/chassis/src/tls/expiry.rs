@@ -60,16 +60,16 @@ impl ExpiryMonitor {
         not_after: UnixTime,
         now: UnixTime,
     ) {
+        let Some(expiry) = self.due(not_before, not_after, now, Instant::now()) else { return };
         let at = format_rfc3339(not_after);
-        match self.due(not_before, not_after, now, Instant::now()) {
-            Some(Expiry::Expired) => {
+        match expiry {
+            Expiry::Expired => {
                 tracing::error!(certificate, expired = at, "Certificate has expired");
             }
-            Some(Expiry::Expiring(left)) => {
+            Expiry::Expiring(left) => {
                 let left = humantime::format_duration(left).to_string();
                 tracing::warn!(certificate, expires = at, left, "Certificate expires soon");
             }
-            None => {}
         }
     }
 
@@ -77,14 +77,15 @@ impl ExpiryMonitor {
     /// one is due.
     pub(super) fn check_other(&mut self, subject: &str, validity: Validity, now: UnixTime) {
         let Validity { not_before, not_after } = validity;
+        let Some(expiry) = self.due(not_before, not_after, now, Instant::now()) else { return };
         let (subject, at) = (format!("own chain: {subject}"), format_rfc3339(not_after));
-        match self.due(not_before, not_after, now, Instant::now()) {
-            Some(Expiry::Expired) => tracing::warn!(
+        match expiry {
+            Expiry::Expired => tracing::warn!(
                 certificate = subject,
                 expired = at,
                 "Certificate has expired, which no peer needs"
             ),
-            Some(Expiry::Expiring(left)) => {
+            Expiry::Expiring(left) => {
                 let left = humantime::format_duration(left).to_string();
                 tracing::warn!(
                     certificate = subject,
@@ -93,7 +94,6 @@ impl ExpiryMonitor {
                     "Certificate expires soon"
                 );
             }
-            None => {}
         }
     }
 
