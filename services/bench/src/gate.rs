@@ -36,14 +36,14 @@ const fn size(name: &'static str, value: f64) -> Limit {
 }
 
 const LIMITS: [Limit; 9] = [
-    count(REQUEST.name, 20_750.0),
-    count(TEXT.name, 26_250.0),
-    count(JSON.name, 26_000.0),
-    count(HANDSHAKE.name, 2_970_000.0),
-    count(ALLOCATIONS.name, 15.0),
+    count(REQUEST.name, 19_150.0),
+    count(TEXT.name, 24_400.0),
+    count(JSON.name, 24_250.0),
+    count(HANDSHAKE.name, 2_950_000.0),
+    count(ALLOCATIONS.name, 11.0),
     size(ANONYMOUS.name, 0.87),
-    size(CONNECTION_BYTES.name, 23_100.0),
-    size(PONGER_BYTES, 7_970_000.0),
+    size(CONNECTION_BYTES.name, 24_000.0),
+    size(PONGER_BYTES, 7_990_000.0),
     size(PINGER_BYTES, 8_620_000.0),
 ];
 
