@@ -155,7 +155,8 @@ impl PingClient {
     }
 
     fn outcome(&self, result: Result<(), Failure>, began: Instant) -> Outcome {
-        let (endpoint, duration, trace) = (self.endpoint, began.elapsed(), self.connector.trace());
+        let (endpoint, duration, trace) =
+            (self.endpoint, began.elapsed(), self.connector.take_trace());
         Outcome { result, endpoint, duration, trace }
     }
 
@@ -175,18 +176,13 @@ impl PingClient {
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         let ends_with_connection = self.connector.with_trace(|trace| trace.ends_with_connection);
-        let head = Response {
-            version: if ends_with_connection { Version::HTTP_11 } else { response.version() },
-            status,
-            headers: Rc::new(response.headers().clone()),
-            body: None,
-        };
-        self.connector.record_response(head.clone());
+        let version = if ends_with_connection { Version::HTTP_11 } else { response.version() };
+        self.connector.record_response(Response::from_head(version, status, response.headers()));
         let checked = self.expect.check_head(peer, status, response.headers());
         let is_chunked = response.headers().contains_key(TRANSFER_ENCODING);
         let body = response.body().limit(MAX_BODY).await;
         if let Ok(body) = &body {
-            self.connector.record_response(Response { body: Some(body.clone()), ..head });
+            self.connector.record_body(body.clone());
         }
         if DENIALS.contains(&status) && !self.expect.has_status(status) {
             let cause = match body.as_deref().map(excerpt) {

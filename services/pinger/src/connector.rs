@@ -10,7 +10,7 @@ use std::{
     cell::RefCell,
     fmt,
     future::Future,
-    io,
+    io, mem,
     net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
@@ -23,6 +23,7 @@ use std::{
 use actix_rt::net::{ActixStream, Ready, TcpStream};
 use actix_service::Service;
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use actix_web::web::Bytes;
 use awc::http::Uri;
 use chassis::{
     failure::{Failure, FailureReason},
@@ -118,11 +119,21 @@ impl PingConnector {
         *self.0.trace.borrow_mut() = Trace::default();
     }
 
-    /// The trace of the ping under way, or of the last one. Ends its current phase.
+    /// The trace of the ping under way, whose current phase ends.
     pub fn trace(&self) -> Trace {
         let mut trace = self.0.trace.borrow_mut();
         trace.leave();
         trace.clone()
+    }
+
+    /// As [`PingConnector::trace`], when the ping has ended: of its trace only the connection is kept.
+    pub(crate) fn take_trace(&self) -> Trace {
+        let mut trace = self.0.trace.borrow_mut();
+        trace.leave();
+        let info = trace.info.clone();
+        let taken = mem::take(&mut *trace);
+        trace.info = info;
+        taken
     }
 
     /// Reads the trace of the ping under way, or of the last one.
@@ -150,6 +161,13 @@ impl PingConnector {
     /// Records the response.
     pub(crate) fn record_response(&self, response: Response) {
         self.0.trace.borrow_mut().response = Some(response);
+    }
+
+    /// Records the body of the response.
+    pub(crate) fn record_body(&self, body: Bytes) {
+        if let Some(response) = &mut self.0.trace.borrow_mut().response {
+            response.body = Some(body);
+        }
     }
 
     async fn connect(self) -> Result<Stream, Failure> {

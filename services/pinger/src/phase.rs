@@ -7,7 +7,10 @@ use std::{
 };
 
 use actix_web::{
-    http::{Version, header::HeaderMap},
+    http::{
+        Version,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
     web::Bytes,
 };
 use chassis::{
@@ -17,6 +20,16 @@ use chassis::{
 
 /// How many bytes of a response are kept to say what it is, if it is not HTTP/1.1.
 const MAX_RESPONSE_START: usize = 64;
+
+/// The headers of a response that are kept: what a person needs to understand it.
+static KEPT_HEADERS: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::LOCATION,
+    header::SERVER,
+    header::VIA,
+    header::WWW_AUTHENTICATE,
+];
 
 /// A phase of a ping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,10 +114,19 @@ pub struct Response {
     pub version: Version,
     /// The status code.
     pub status: u16,
-    /// The headers.
-    pub headers: Rc<HeaderMap>,
+    /// Of the headers, those that say what it is: of each name, the first.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, if it arrived and is not longer than is read.
     pub body: Option<Bytes>,
+}
+
+impl Response {
+    /// A response whose head has arrived.
+    pub(crate) fn from_head(version: Version, status: u16, headers: &HeaderMap) -> Self {
+        let kept =
+            KEPT_HEADERS.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
+        Self { version, status, headers: kept.collect(), body: None }
+    }
 }
 
 /// What was recorded of one ping.

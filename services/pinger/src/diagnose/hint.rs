@@ -1,5 +1,6 @@
 //! What to do about a failure: what the server showed says more than the reason alone.
 
+use actix_web::http::header::LOCATION;
 use chassis::{
     config::MinTlsVersion,
     failure::{Failure, FailureReason},
@@ -145,7 +146,7 @@ fn before_certificate(seen: &Seen<'_>) -> Option<String> {
 fn status(seen: &Seen<'_>) -> Option<String> {
     let response = seen.outcome.trace.response.as_ref()?;
     Some(match response.status {
-        300..=399 if response.headers.contains_key("location") => "The server redirects, which is not followed: request the URL in its header `location`.".to_owned(),
+        300..=399 if response.headers.iter().any(|(name, _)| *name == LOCATION) => "The server redirects, which is not followed: request the URL in its header `location`.".to_owned(),
         // nginx completes the handshake with any client.
         400 if seen.is_certificate_sent() => format!("If the body is about the certificate, the server does not trust it. {UNTRUSTED_CLIENT}"),
         401 => "The server requires an authentication that pinger does not have: request a path that needs none.".to_owned(),

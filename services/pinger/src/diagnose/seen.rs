@@ -29,10 +29,6 @@ use crate::{
     phase::Phase,
 };
 
-/// The headers that are reported: what a person needs to understand a response.
-const HEADERS: [&str; 6] =
-    ["content-type", "content-length", "location", "server", "via", "www-authenticate"];
-
 /// What was seen of a ping, and what it was to be.
 pub(super) struct Seen<'a> {
     pub(super) args: &'a DiagnoseArgs,
@@ -213,10 +209,9 @@ impl Seen<'_> {
 
     fn response(&self) -> Option<ReportedResponse> {
         let response = self.outcome.trace.response.as_ref()?;
-        let headers = HEADERS.iter().filter_map(|name| {
-            let value =
-                String::from_utf8_lossy(response.headers.get(*name)?.as_bytes()).into_owned();
-            Some(((*name).to_owned(), sanitize(&value).into_owned()))
+        let headers = response.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.to_string(), sanitize(&value).into_owned())
         });
         let body = response.body.as_ref();
         Some(ReportedResponse {
