@@ -15,3 +15,4 @@ mod requests;
 mod startup;
 mod stopping;
 mod support;
+mod workers;
