@@ -25,10 +25,12 @@ fn config(setup: &Setup, credentials: &Credentials, port: u16) -> String {
     let [certificate, key, roots] =
         credentials.files("server").map(|file| file.display().to_string());
     let dir = credentials.dir().display();
+    // Lines are gathered for a millisecond, as ponger's are.
+    let to = |format| format!("{dir}/access.log {format} buffer=64k flush=1ms");
     let log = match setup.logging {
         Logging::None => "off".to_owned(),
-        Logging::Text => format!("{dir}/access.log combined"),
-        Logging::Json => format!("{dir}/access.log json"),
+        Logging::Text => to("combined"),
+        Logging::Json => to("json"),
     };
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("  {name}_temp_path {dir}/{name};\n"))
