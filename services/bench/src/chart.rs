@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use plotters::prelude::{
-    BLACK, ChartBuilder, Circle, Color as _, IntoDrawingArea as _, IntoLogRange as _,
-    IntoSegmentedCoord as _, LineSeries, PathElement, RGBColor, SVGBackend, SegmentValue,
-    SeriesLabelPosition, WHITE,
+use plotters::{
+    coord::ranged1d::ValueFormatter,
+    prelude::{
+        BLACK, Cartesian2d, ChartBuilder, ChartContext, Circle, Color as _, IntoDrawingArea as _,
+        IntoLogRange as _, IntoSegmentedCoord as _, LineSeries, PathElement, RGBColor, Ranged,
+        SVGBackend, SegmentValue, SeriesLabelPosition, WHITE,
+    },
 };
 
 use crate::{
-    measure::{Better, Metric, SERVER_CPU},
+    measure::{Better, Metric, RATE, SERVER_CPU},
     report::{Report, metrics_of},
     run::LineResult,
     stats::{Ratio, Summary, format_number},
@@ -78,11 +81,12 @@ fn advantages(report: &Report) -> Vec<Advantage> {
     let mut advantages = Vec::new();
     for LineResult { line, cells } in report.results.iter().filter(|one| one.line.point.is_none()) {
         for (at, metric) in metrics_of(cells).into_iter().enumerate() {
-            let cpu = match (at, metric == SERVER_CPU) {
-                (_, true) => " CPU",
-                (0, false) => "",
-                _ => continue,
-            };
+            if at > 0 && metric != SERVER_CPU {
+                continue;
+            }
+            // Without its unit; that of a rate is in the name of its line.
+            let subject = metric.name.split(',').next().unwrap_or_default();
+            let subject = if metric == RATE { String::new() } else { format!(": {subject}") };
             for (peer, cell) in cells.iter().enumerate().skip(1) {
                 let (ours, peers) = (cells[0].values_of(metric), cell.values_of(metric));
                 let ratio = match metric.better {
@@ -91,7 +95,7 @@ fn advantages(report: &Report) -> Vec<Advantage> {
                     Better::Neither => None,
                 };
                 let Some(Ratio { of_medians, range }) = ratio else { continue };
-                let label = format!("{}{cpu}, {}", line.name, report.peers[peer].0.name);
+                let label = format!("{}{subject}, {}", line.name, report.peers[peer].0.name);
                 advantages.push(Advantage { label, peer, ratio: of_medians, range });
             }
         }
@@ -112,8 +116,9 @@ fn draw_advantages(advantages: &[Advantage], report: &Report, file: &Path) -> Re
         .caption("ping-pong against its peers: right of 1 is better", FONT)
         .margin(10)
         .x_label_area_size(40)
-        .y_label_area_size(220)
-        .build_cartesian_2d((low..high).log_scale(), (0..rows).into_segmented())
+        .y_label_area_size(270)
+        // By powers of two, at more of which there are labels than plotters' own logarithmic axis has.
+        .build_cartesian_2d(low.log2()..high.log2(), (0..rows).into_segmented())
         .map_err(draw_error)?;
     let label = |row: &SegmentValue<i32>| match row {
         SegmentValue::CenterOf(row) => {
@@ -126,7 +131,7 @@ fn draw_advantages(advantages: &[Advantage], report: &Report, file: &Path) -> Re
         .configure_mesh()
         .disable_y_mesh()
         .x_desc("ratio of medians, and the range of the rounds")
-        .x_label_formatter(&|ratio| format_number(*ratio))
+        .x_label_formatter(&|power| format_number(power.exp2()))
         .x_labels(12)
         .max_light_lines(1)
         .y_labels(advantages.len() + 1)
@@ -134,7 +139,7 @@ fn draw_advantages(advantages: &[Advantage], report: &Report, file: &Path) -> Re
         .label_style(FONT)
         .draw()
         .map_err(draw_error)?;
-    let whole = [(1.0, SegmentValue::Exact(0)), (1.0, SegmentValue::Exact(rows))];
+    let whole = [(0.0, SegmentValue::Exact(0)), (0.0, SegmentValue::Exact(rows))];
     chart.draw_series([PathElement::new(whole, BLACK)]).map_err(draw_error)?;
     for (peer, _) in report.peers.iter().enumerate().skip(1) {
         let color = COLORS[peer % COLORS.len()];
@@ -142,19 +147,20 @@ fn draw_advantages(advantages: &[Advantage], report: &Report, file: &Path) -> Re
         for (at, one) in own {
             let at = rows - 1 - i32::try_from(at)?;
             let row = || SegmentValue::CenterOf(at);
-            let range = [(one.range.0, row()), (one.range.1, row())];
+            let range = [(one.range.0.log2(), row()), (one.range.1.log2(), row())];
             chart
                 .draw_series([PathElement::new(range, color.stroke_width(3))])
                 .map_err(draw_error)?;
             chart
-                .draw_series([Circle::new((one.ratio, row()), 5, color.filled())])
+                .draw_series([Circle::new((one.ratio.log2(), row()), 5, color.filled())])
                 .map_err(draw_error)?;
         }
     }
     area.present().map_err(draw_error)
 }
 
-/// Draws one line for each peer. Returns false where there are fewer than two points.
+/// Draws one line for each peer. Returns false where there are fewer than two points. An axis whose
+/// values span a factor of ten is logarithmic.
 fn draw_growth(
     report: &Report,
     results: &[&LineResult],
@@ -170,25 +176,70 @@ fn draw_growth(
         results.iter().filter_map(point).collect()
     };
     let series: Vec<_> = (0..report.peers.len()).map(series).collect();
-    let all = || series.iter().flatten();
-    let (left, right) =
-        all().fold((f64::MAX, f64::MIN), |(left, right), (x, _)| (left.min(*x), right.max(*x)));
-    // The legend is above the lines.
-    let top = all().fold(0.0_f64, |top, (_, y)| top.max(*y)) * 1.35;
-    if left >= right || top <= 0.0 {
+    let points = || series.iter().flatten();
+    let (Some(x), Some(y)) = (bounds(points().map(|(x, _)| *x)), bounds(points().map(|(_, y)| *y)))
+    else {
+        return Ok(false);
+    };
+    if x.0 >= x.1 {
         return Ok(false);
     }
     let area = SVGBackend::new(file, (WIDTH, 480)).into_drawing_area();
     area.fill(&WHITE).map_err(draw_error)?;
-    let mut chart = ChartBuilder::on(&area)
+    let mut chart = ChartBuilder::on(&area);
+    chart
         .caption(format!("{} by {axis}", metric.name), FONT)
         .margin(10)
         // The last label is centred on the end of the axis.
         .margin_right(30)
         .x_label_area_size(45)
-        .y_label_area_size(80)
-        .build_cartesian_2d((left..right * 1.05).log_scale(), 0.0..top)
-        .map_err(draw_error)?;
+        .y_label_area_size(80);
+    let names: Vec<_> = report.peers.iter().map(|(peer, _)| peer.name.as_str()).collect();
+    let (is_log_x, is_log_y) = (is_wide(x), is_wide(y));
+    // The legend is above the lines.
+    let (linear_x, linear_y) = (x.0..x.1 * 1.05, 0.0..y.1 * 1.35);
+    let (log_x, log_y) = (linear_x.clone().log_scale(), (y.0 * 0.7..y.1 * 4.0).log_scale());
+    match (is_log_x, is_log_y) {
+        (false, false) => {
+            draw_lines(chart.build_cartesian_2d(linear_x, linear_y), &names, series, axis)
+        }
+        (false, true) => {
+            draw_lines(chart.build_cartesian_2d(linear_x, log_y), &names, series, axis)
+        }
+        (true, false) => {
+            draw_lines(chart.build_cartesian_2d(log_x, linear_y), &names, series, axis)
+        }
+        (true, true) => draw_lines(chart.build_cartesian_2d(log_x, log_y), &names, series, axis),
+    }?;
+    area.present().map_err(draw_error)?;
+    Ok(true)
+}
+
+/// The least and the greatest value.
+fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    values.fold(None, |bounds, value| {
+        let (least, greatest) = bounds.unwrap_or((value, value));
+        Some((least.min(value), greatest.max(value)))
+    })
+}
+
+/// Whether an axis must be logarithmic for small values to be told apart.
+fn is_wide((least, greatest): (f64, f64)) -> bool {
+    greatest >= 10.0 * least
+}
+
+/// Draws axes, lines and legend.
+fn draw_lines<'a, X, Y, E: std::fmt::Display>(
+    chart: Result<ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>, E>,
+    names: &[&str],
+    series: Vec<Vec<(f64, f64)>>,
+    axis: &str,
+) -> Result<()>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut chart = chart.map_err(draw_error)?;
     chart
         .configure_mesh()
         .x_desc(axis)
@@ -205,7 +256,7 @@ fn draw_growth(
         chart
             .draw_series(LineSeries::new(points, color.stroke_width(2)))
             .map_err(draw_error)?
-            .label(report.peers[peer].0.name.clone())
+            .label(names[peer])
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
         chart.draw_series(circles).map_err(draw_error)?;
     }
@@ -216,9 +267,7 @@ fn draw_growth(
         .background_style(WHITE)
         .border_style(BLACK)
         .draw()
-        .map_err(draw_error)?;
-    area.present().map_err(draw_error)?;
-    Ok(true)
+        .map_err(draw_error)
 }
 
 /// plotters' errors borrow the picture.
