@@ -43,16 +43,38 @@ pub fn describe(processors: usize) -> Vec<String> {
         text.unwrap_or_default().trim().to_owned()
     };
     let model = first("/proc/cpuinfo", "model name");
+    let load = first("/proc/loadavg", "");
+    let load_averages: Vec<_> = load.split(' ').take(3).collect();
     vec![
         format!("processor: {model}; {processors} of its threads, shared by both ends"),
         format!("kernel: Linux {}", first("/proc/sys/kernel/osrelease", "")),
-        format!("load before the run: {}", first("/proc/loadavg", "")),
+        format!("load averages before the run: {}", load_averages.join(" ")),
         format!("compiler: {}", run("rustc", &["--version"])),
         format!("commit: {}", run("git", &["describe", "--always", "--dirty"])),
         format!("date: {}", run("date", &["--utc", "--iso-8601=minutes"])),
         format!(
             "command: cargo run --release -p bench -- {}",
-            env::args().skip(1).collect::<Vec<_>>().join(" ")
+            env::args().skip(1).map(|argument| quoted(&argument)).collect::<Vec<_>>().join(" ")
         ),
     ]
+}
+
+/// `argument` as a shell takes it.
+fn quoted(argument: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=,./:".contains(&byte);
+    if argument.bytes().all(is_plain) {
+        return argument.to_owned();
+    }
+    format!("'{}'", argument.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_what_a_shell_would_split() {
+        let quoted = ["--rounds", "other=./a b", "it's"].map(quoted);
+        assert_eq!(quoted, ["--rounds", "'other=./a b'", r"'it'\''s'"]);
+    }
 }

@@ -38,14 +38,15 @@ impl Report {
         }
         text.push_str("\n| peer | version | negotiated |\n| --- | --- | --- |\n");
         for (peer, negotiated) in &self.peers {
-            let _ = writeln!(text, "| {} | {} | {negotiated} |", peer.name, peer.version);
+            let (name, version) = (cell_text(&peer.name), cell_text(&peer.version));
+            let _ = writeln!(text, "| {name} | {version} | {negotiated} |");
         }
         for (name, why) in &self.missing {
-            let _ = writeln!(text, "| {name} | missing: {why} | |");
+            let _ = writeln!(text, "| {name} | missing: {} | |", cell_text(why));
         }
         let _ = write!(text, "\n{LEGEND}\n\n| line | metric |");
         for (peer, _) in &self.peers {
-            let _ = write!(text, " {} |", peer.name);
+            let _ = write!(text, " {} |", cell_text(&peer.name));
         }
         text.push('\n');
         let _ = writeln!(text, "|{}", " --- |".repeat(2 + self.peers.len()));
@@ -144,9 +145,12 @@ fn format_range(min: f64, max: f64) -> String {
 }
 
 fn missing(cell: &Cell) -> String {
-    // A cell is one line.
-    let why = cell.missing.as_deref().unwrap_or("—");
-    why.replace('\n', " ").replace('|', "\\|")
+    cell_text(cell.missing.as_deref().unwrap_or("—"))
+}
+
+/// `text` as a cell of a table, which is one line.
+fn cell_text(text: &str) -> String {
+    text.replace('\n', " ").replace('|', "\\|")
 }
 
 #[cfg(test)]
@@ -197,7 +201,7 @@ mod tests {
         let text = Report {
             machine: vec!["processor: one".into()],
             peers: vec![(peer, "TLSv1_3".into())],
-            missing: vec![("Go".into(), "go is not installed".into())],
+            missing: vec![("Go".into(), "go is\nnot installed".into())],
             results: vec![result(vec![cell(&[1.0])])],
         }
         .markdown(&["ratios.svg".into()]);

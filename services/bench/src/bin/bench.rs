@@ -1,6 +1,11 @@
 //! Measures ponger and pinger beside their peers, and writes a table and pictures.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use bench::{
@@ -89,6 +94,10 @@ fn start(cli: &Cli) -> Result<bool> {
             flame::write(&ponger, dir, &effort).await.map(|()| true)
         });
     }
+    if let Some(dir) = &cli.output {
+        // Before all that takes long.
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
     let mut programs = Programs::build()?;
     programs.peers.extend(cli.peer.iter().cloned());
     run_pinned(cli, async |effort| measure(cli, lines, programs, effort).await)
@@ -107,10 +116,12 @@ fn run_pinned(cli: &Cli, main: impl AsyncFnOnce(Effort) -> Result<bool>) -> Resu
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         tokio::select! {
             result = main(effort) => result,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
+            _ = hang_up.recv() => bail!("the terminal was closed"),
         }
     })
 }
@@ -123,7 +134,12 @@ async fn measure(cli: &Cli, lines: Vec<Line>, programs: Programs, effort: Effort
     for peer in found {
         match run::probe(peer).await {
             Ok(negotiated) => peers.push((peer.clone(), negotiated)),
-            Err(error) if peer.is_ours() => return Err(error.context("ping-pong")),
+            // Asked for by name.
+            Err(error)
+                if peer.is_ours() || cli.peer.iter().any(|asked| asked.name == peer.name) =>
+            {
+                return Err(error.context(peer.name.clone()));
+            }
             Err(error) => missing.push((peer.name.clone(), format!("{error:#}"))),
         }
     }
@@ -141,8 +157,7 @@ async fn measure(cli: &Cli, lines: Vec<Line>, programs: Programs, effort: Effort
     Ok(succeeded)
 }
 
-fn write(report: &Report, dir: &PathBuf) -> Result<()> {
-    fs::create_dir_all(dir)?;
+fn write(report: &Report, dir: &Path) -> Result<()> {
     let pictures = chart::write(report, dir)?;
     fs::write(dir.join("results.md"), report.markdown(&pictures))?;
     eprintln!("{} has the results", dir.join("results.md").display());

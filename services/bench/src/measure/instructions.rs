@@ -90,7 +90,8 @@ async fn count(
         Tool::Callgrind => ["--tool=callgrind", &file_option],
         Tool::Memcheck => ["--tool=memcheck", "--undef-value-errors=no"],
     };
-    let valgrind = ["env", NO_REP_STOSB, "valgrind", name, option];
+    // Without the pipes for a debugger.
+    let valgrind = ["env", NO_REP_STOSB, "valgrind", "--vgdb=no", name, option];
     let client = Client::new(credentials, Groups::Hybrid)?;
     let server = Server::start_under(&valgrind, peer, setup, credentials).await?;
     send(&client, &server, keep_alive, requests).await?;
