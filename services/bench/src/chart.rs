@@ -196,20 +196,17 @@ fn draw_growth(
         .y_label_area_size(80);
     let names: Vec<_> = report.peers.iter().map(|(peer, _)| peer.name.as_str()).collect();
     let (is_log_x, is_log_y) = (is_wide(x), is_wide(y));
-    // The legend is above the lines.
-    let (linear_x, linear_y) = (x.0..x.1 * 1.05, 0.0..y.1 * 1.35);
-    let (log_x, log_y) = (linear_x.clone().log_scale(), (y.0 * 0.7..y.1 * 4.0).log_scale());
+    let (linear_x, log_x) = (x.0..x.1 * 1.05, (x.0..x.1 * 1.05).log_scale());
+    // The legend is above the lines, or left of what grows a lot.
+    let (linear_y, log_y) = (0.0..y.1 * 1.35, (y.0 * 0.7..y.1 * 1.5).log_scale());
+    let legend =
+        if is_log_y { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::UpperRight };
+    let lines = Lines { series, names, axis, legend };
     match (is_log_x, is_log_y) {
-        (false, false) => {
-            draw_lines(chart.build_cartesian_2d(linear_x, linear_y), &names, series, axis)
-        }
-        (false, true) => {
-            draw_lines(chart.build_cartesian_2d(linear_x, log_y), &names, series, axis)
-        }
-        (true, false) => {
-            draw_lines(chart.build_cartesian_2d(log_x, linear_y), &names, series, axis)
-        }
-        (true, true) => draw_lines(chart.build_cartesian_2d(log_x, log_y), &names, series, axis),
+        (false, false) => lines.draw(chart.build_cartesian_2d(linear_x, linear_y)),
+        (false, true) => lines.draw(chart.build_cartesian_2d(linear_x, log_y)),
+        (true, false) => lines.draw(chart.build_cartesian_2d(log_x, linear_y)),
+        (true, true) => lines.draw(chart.build_cartesian_2d(log_x, log_y)),
     }?;
     area.present().map_err(draw_error)?;
     Ok(true)
@@ -228,46 +225,65 @@ fn is_wide((least, greatest): (f64, f64)) -> bool {
     greatest >= 10.0 * least
 }
 
-/// Draws axes, lines and legend.
-fn draw_lines<'a, X, Y, E: std::fmt::Display>(
-    chart: Result<ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>, E>,
-    names: &[&str],
+/// What is drawn into a picture of how cost grows.
+struct Lines<'a> {
+    /// The points of each peer.
     series: Vec<Vec<(f64, f64)>>,
-    axis: &str,
-) -> Result<()>
-where
-    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
-    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
-{
-    let mut chart = chart.map_err(draw_error)?;
-    chart
-        .configure_mesh()
-        .x_desc(axis)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format_number(*y))
-        .max_light_lines(1)
-        .label_style(FONT)
-        .draw()
-        .map_err(draw_error)?;
-    for (peer, points) in series.into_iter().enumerate().filter(|(_, points)| !points.is_empty()) {
-        let color = COLORS[peer % COLORS.len()];
-        let circles: Vec<_> =
-            points.iter().map(|point| Circle::new(*point, 4, color.filled())).collect();
+    names: Vec<&'a str>,
+    /// What the horizontal axis is called.
+    axis: &'a str,
+    legend: SeriesLabelPosition,
+}
+
+impl Lines<'_> {
+    /// Draws axes, lines and legend.
+    fn draw<'c, X, Y, E: std::fmt::Display>(
+        self,
+        chart: Result<ChartContext<'c, SVGBackend<'c>, Cartesian2d<X, Y>>, E>,
+    ) -> Result<()>
+    where
+        X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    {
+        let Self { series, names, axis, legend } = self;
+        let mut chart = chart.map_err(draw_error)?;
         chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)))
-            .map_err(draw_error)?
-            .label(names[peer])
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
-        chart.draw_series(circles).map_err(draw_error)?;
+            .configure_mesh()
+            .x_desc(axis)
+            // All values are whole.
+            .x_label_formatter(&|x| {
+                let is_whole = (x - x.round()).abs() < 1e-6;
+                if is_whole { format!("{x:.0}") } else { String::new() }
+            })
+            .y_label_formatter(&|y| format_number(*y))
+            .max_light_lines(1)
+            .label_style(FONT)
+            .draw()
+            .map_err(draw_error)?;
+        for (peer, points) in
+            series.into_iter().enumerate().filter(|(_, points)| !points.is_empty())
+        {
+            let color = COLORS[peer % COLORS.len()];
+            let circles: Vec<_> =
+                points.iter().map(|point| Circle::new(*point, 4, color.filled())).collect();
+            chart
+                .draw_series(LineSeries::new(points, color.stroke_width(2)))
+                .map_err(draw_error)?
+                .label(names[peer])
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2))
+                });
+            chart.draw_series(circles).map_err(draw_error)?;
+        }
+        chart
+            .configure_series_labels()
+            .position(legend)
+            .label_font(FONT)
+            .background_style(WHITE)
+            .border_style(BLACK)
+            .draw()
+            .map_err(draw_error)
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .label_font(FONT)
-        .background_style(WHITE)
-        .border_style(BLACK)
-        .draw()
-        .map_err(draw_error)
 }
 
 /// plotters' errors borrow the picture.
