@@ -4,9 +4,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use ponger::limits::worker_count;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use testkit::process::Service;
 
 use crate::support::{Env, PROGRAM, connect_and_ping};
@@ -26,19 +28,18 @@ fn workers_after(line: &str) -> usize {
     names.filter(|name| name.starts_with("actix-rt")).count() - 1
 }
 
-/// The processors that this process may use, as `taskset` takes them.
-fn allowed_processors() -> String {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
-    list.trim().to_owned()
-}
-
 #[test]
 fn has_a_worker_for_each_processor_of_its_affinity() {
     assert_eq!(workers_after(""), worker_count());
-    let list = allowed_processors();
-    let first = list.split([',', '-']).next().unwrap();
-    assert_eq!(workers_after(&format!("taskset -p -c {first} $$ >/dev/null &&")), 1);
+    // A process inherits the affinity of the thread that starts it; this one starts no other.
+    let of_one = thread::spawn(|| {
+        let all = sched_getaffinity(None).unwrap();
+        let mut first = CpuSet::new();
+        first.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+        sched_setaffinity(None, &first).unwrap();
+        workers_after("")
+    });
+    assert_eq!(of_one.join().unwrap(), 1);
 }
 
 /// A cgroup with a limit of processor time; removed when dropped, after its processes have ended.
