@@ -13,7 +13,7 @@ use bench::{
     line::{self, Line},
     machine,
     measure::Effort,
-    peer::{self, Peer},
+    peer::{self, Kind, Peer},
     programs::{Programs, build_ours, build_with_symbols},
     report::Report,
     run,
@@ -86,17 +86,16 @@ fn start(cli: &Cli) -> Result<bool> {
         let ours = build_ours()?;
         return run_pinned(cli, async |effort| gate::check(&ours, &effort).await);
     }
-    if let (true, Some(dir)) = (cli.flame_graphs, &cli.output) {
-        flame::check_tools()?;
-        let ponger = build_with_symbols()?;
-        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-        return run_pinned(cli, async |effort| {
-            flame::write(&ponger, dir, &effort).await.map(|()| true)
-        });
-    }
     if let Some(dir) = &cli.output {
         // Before all that takes long.
         fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    if let (true, Some(dir)) = (cli.flame_graphs, &cli.output) {
+        flame::check_tools()?;
+        let ponger = build_with_symbols()?;
+        return run_pinned(cli, async |effort| {
+            flame::write(&ponger, dir, &effort).await.map(|()| true)
+        });
     }
     let mut programs = Programs::build()?;
     programs.peers.extend(cli.peer.iter().cloned());
@@ -134,10 +133,8 @@ async fn measure(cli: &Cli, lines: Vec<Line>, programs: Programs, effort: Effort
     for peer in found {
         match run::probe(peer).await {
             Ok(negotiated) => peers.push((peer.clone(), negotiated)),
-            // Asked for by name.
-            Err(error)
-                if peer.is_ours() || cli.peer.iter().any(|asked| asked.name == peer.name) =>
-            {
+            // The second kind is asked for by `--peer`.
+            Err(error) if peer.is_ours() || matches!(peer.kind, Kind::Shell(_)) => {
                 return Err(error.context(peer.name.clone()));
             }
             Err(error) => missing.push((peer.name.clone(), format!("{error:#}"))),
