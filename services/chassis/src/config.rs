@@ -23,6 +23,7 @@ use ::config::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
+use yaml_rust2::{Event, parser::Parser};
 
 pub use self::{
     duration::HumanDuration,
@@ -34,8 +35,9 @@ use crate::error::{ConfigError, find_key};
 /// The file that is read where none is named, if it exists.
 pub const DEFAULT_FILE: &str = "config.yaml";
 
-const MAX_FILE_BYTES: u64 = 64 * 1024;
-const MAX_INDENT: usize = 64;
+/// Room for 100,000 allowed clients and more.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_DEPTH: usize = 16;
 const MAX_ALIASES: usize = 10;
 
 /// Keys with their default values.
@@ -170,21 +172,12 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
     if let Some(position) = text.find(control) {
         return Err(fault(format!("it contains a control character (byte {position})")));
     }
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    if lines.clone().all(|line| matches!(line.trim(), "" | "---")) {
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    if lines.all(|line| matches!(line.trim(), "" | "---")) {
         return Err(fault("it is empty".into()));
     }
-    // The parser recurses into each level of nesting, and copies what an alias stands for. It limits
-    // brackets by itself; every other level needs a column of its own.
-    let (mut indent, mut aliases) = (0, 0);
-    for line in lines {
-        indent = indent.max(line.find(|c| !" \t-?:".contains(c)).unwrap_or(line.len()));
-        aliases += line.matches('*').count();
-    }
-    if indent > MAX_INDENT || aliases > MAX_ALIASES {
-        return Err(fault(format!(
-            "more than {MAX_INDENT} columns of indent or {MAX_ALIASES} aliases"
-        )));
+    if !is_bounded(text) {
+        return Err(fault(format!("more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases")));
     }
     let yaml = File::from_str(text, FileFormat::Yaml);
     let table = yaml.collect().map_err(|error| match error {
@@ -202,6 +195,24 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
             .hint("indent keys below their section: `service:`, then `  port: 8443`")),
         None => Ok(yaml),
     }
+}
+
+/// Whether `yaml` can be loaded: `config` recurses into each level of nesting, and copies what an alias
+/// stands for. Its parser reports what it finds one by one, without recursion. A fault in the text is
+/// for `config` to report.
+fn is_bounded(yaml: &str) -> bool {
+    let mut parser = Parser::new_from_str(yaml);
+    let (mut depth, mut aliases) = (0, 0);
+    while depth <= MAX_DEPTH && aliases <= MAX_ALIASES {
+        match parser.next_token() {
+            Ok((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
+            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
+            Ok((Event::Alias(_), _)) => aliases += 1,
+            Ok((Event::StreamEnd, _)) | Err(_) => return true,
+            Ok(_) => {}
+        }
+    }
+    false
 }
 
 /// Returns those variables that start with `prefix`.

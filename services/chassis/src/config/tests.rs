@@ -206,15 +206,22 @@ fn rejects_file_that_cannot_be_read() {
 }
 
 #[test]
+fn rejects_a_file_of_more_than_16_mib() {
+    let comment = "#".repeat(16 * 1024 * 1024);
+    rejects(comment + "\ninsecure: true", "it is larger than 16777216 bytes");
+}
+
+#[test]
 fn rejects_nesting_and_aliases_without_limit() {
     let max = 64 * 1024;
-    rejects("#".repeat(max) + "\ninsecure: true", "it is larger than 65536 bytes");
     for unit in [
         "- ", "? ", ": ", "-\t", "- ? ", "? - ", "[", "{a: ", "[{a: ", "[? ", "- [", "!a ", "&a ",
         "- &a ", "a: - ",
     ] {
         rejects(unit.repeat(max / unit.len()), "");
-        rejects("a:\n  ".to_owned() + &unit.repeat(max / unit.len() - 9), "");
+        for start in ["a:\n  ", "a: [", "a: {", "a: [\n"] {
+            rejects(start.to_owned() + &unit.repeat(max / unit.len() - 9), "");
+        }
     }
     // One more column on each line, about as many lines as fit.
     for unit in ["-", "a:", "? a\n:", "- a:"] {
@@ -225,7 +232,7 @@ fn rejects_nesting_and_aliases_without_limit() {
         let aliases = vec![format!("*a{}", level - 1); 10].join(",");
         bomb += &format!("a{level}: &a{level} [{aliases}]\n");
     }
-    rejects(bomb, "more than 64 columns of indent or 10 aliases");
+    rejects(bomb, "more than 16 levels or 10 aliases");
     let sample = load_with("service: {port: &port 7}\nmetrics: {port: *port}\n", &[]).unwrap();
     assert_eq!(sample.metrics.port, 7);
 }
