@@ -10,6 +10,9 @@ use std::{
 /// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
 
+/// How many characters of a reason are printed: it may quote a whole file.
+const MAX_REASON: usize = 1000;
+
 /// A configuration, a certificate, a key or an address that cannot be used.
 ///
 /// It names the subject, the reason and, where there is one, the hint, and prints as
@@ -59,7 +62,12 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        let whole = format!("{}: {}{hint}", self.subject, self.reason);
+        let reason = without_keys(&self.reason);
+        let (reason, cut) = match reason.char_indices().nth(MAX_REASON) {
+            Some((end, _)) => (&reason[..end], "..."),
+            None => (reason.as_str(), ""),
+        };
+        let whole = format!("{}: {reason}{cut}{hint}", self.subject);
         // It may quote foreign text, which must not control a terminal.
         without_keys(&whole).chars().try_for_each(|letter| {
             if letter.is_control() {
@@ -195,6 +203,12 @@ mod tests {
         ] {
             assert_eq!(ConfigError::new(text, text).to_string(), format!("{text}: {text}"));
         }
+    }
+
+    #[test]
+    fn prints_the_beginning_of_a_long_reason() {
+        let error = ConfigError::new("a", "é".repeat(MAX_REASON + 1)).hint("b").to_string();
+        assert_eq!(error, format!("a: {}...; b", "é".repeat(MAX_REASON)));
     }
 
     #[test]
