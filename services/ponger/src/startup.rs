@@ -45,6 +45,9 @@ use crate::{
 /// What errors call ponger's listener.
 const LISTENER: &str = "the listener";
 
+/// How many allowed clients the log names.
+const MAX_LISTED: usize = 8;
+
 /// ponger, bound and not yet running.
 #[derive(Debug)]
 pub struct Application {
@@ -133,7 +136,7 @@ impl Application {
             reload,
             traces,
             summary,
-            allowed_clients: service.allowed_clients.join(", "),
+            allowed_clients: list(&service.allowed_clients),
             client_auth: config.client_auth().label(),
             drain_delay: service.drain_delay.0,
             drain_timeout: service.drain_timeout.0,
@@ -241,6 +244,14 @@ impl Application {
         tracing::info!("Stopped");
         Ok(())
     }
+}
+
+/// The first of `ids`, and how many there are beside them.
+fn list(ids: &[String]) -> String {
+    let (named, others) = ids.split_at(ids.len().min(MAX_LISTED));
+    let more =
+        if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) };
+    named.join(", ") + &more
 }
 
 fn warn_of_faults(readiness: &Readiness, faults: &Data<Faults>) {

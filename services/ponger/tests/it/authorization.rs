@@ -1,10 +1,12 @@
 //! Which clients are rejected in the handshake, which requests are denied, and what is counted.
 
+use std::{fs, process::Command};
+
 use rustls::{AlertDescription as Alert, version::TLS12};
-use testkit::{Ca, Leaf, client::alert};
+use testkit::{Ca, Leaf, client::alert, process::Service};
 use time::Duration;
 
-use crate::support::{Env, OTHER, PINGER, wait_for_close};
+use crate::support::{Env, OTHER, PINGER, PROGRAM, wait_for_close};
 use chassis::{config::MinTlsVersion, tls::server::ClientAuth};
 
 const HANDSHAKES: &str = "tls_handshakes_total{cipher=\"TLS13_AES_256_GCM_SHA384\",group=\"X25519MLKEM768\",kind=\"full\",version=\"TLSv1.3\"}";
@@ -139,6 +141,26 @@ fn allows_a_dns_name_in_certificates_without_a_uri() {
         (Leaf::new().common_name("pinger.example.org"), 403),
     ] {
         let response = env.client_of(&leaf).get(ponger.address, "/ping").unwrap();
+        assert_eq!(response.status, status, "{leaf:?}");
+    }
+}
+
+#[test]
+fn allows_each_of_100_000_clients() {
+    let env = Env::new();
+    let config = env.write_config("");
+    let others: String = (1..100_000).map(|n| format!("client-{n}.example, ")).collect();
+    let text = fs::read_to_string(&config).unwrap().replace("[spiffe", &format!("[{others}spiffe"));
+    fs::write(&config, text).unwrap();
+    let ponger = Service::spawn(Command::new(PROGRAM).arg("-c").arg(config));
+    let line = ponger.wait_for("Listening");
+    assert!(line.contains("client-8.example, and 99992 more"), "{line}");
+    for (leaf, status) in [
+        (Leaf::new().uri(PINGER), 200),
+        (Leaf::new().dns("client-99999.example"), 200),
+        (Leaf::new().dns("client-100000.example"), 403),
+    ] {
+        let response = env.client_of(&leaf).get(ponger.address(), "/ping").unwrap();
         assert_eq!(response.status, status, "{leaf:?}");
     }
 }
