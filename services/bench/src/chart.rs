@@ -1,15 +1,11 @@
 //! The results as SVG pictures.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use anyhow::{Result, anyhow};
-use plotters::{
-    coord::ranged1d::ValueFormatter,
-    prelude::{
-        BLACK, Cartesian2d, ChartBuilder, ChartContext, Circle, Color as _, IntoDrawingArea as _,
-        IntoLogRange as _, IntoSegmentedCoord as _, LineSeries, PathElement, RGBColor, Ranged,
-        SVGBackend, SegmentValue, SeriesLabelPosition, WHITE,
-    },
+use plotters::prelude::{
+    BLACK, ChartBuilder, Circle, Color as _, IntoDrawingArea as _, IntoSegmentedCoord as _,
+    LineSeries, PathElement, RGBColor, SVGBackend, SegmentValue, SeriesLabelPosition, WHITE,
 };
 
 use crate::{
@@ -159,8 +155,7 @@ fn draw_advantages(advantages: &[Advantage], report: &Report, file: &Path) -> Re
     area.present().map_err(draw_error)
 }
 
-/// Draws one line for each peer. Returns false where there are fewer than two points. An axis whose
-/// values span a factor of ten is logarithmic.
+/// Draws one line for each peer. Returns false where there are fewer than two points.
 fn draw_growth(
     report: &Report,
     results: &[&LineResult],
@@ -168,121 +163,106 @@ fn draw_growth(
     metric: Metric,
     file: &Path,
 ) -> Result<bool> {
+    // The steps of an axis are alike, or each ten times the last: they are drawn at equal distances.
+    let steps: Vec<_> = results.iter().filter_map(|result| Some(result.line.point?.at)).collect();
     let series = |peer: usize| -> Vec<(f64, f64)> {
-        let point = |result: &&LineResult| {
+        let point = |(step, result): (usize, &&LineResult)| {
             let median = Summary::new(result.cells[peer].values_of(metric))?.median;
-            Some((result.line.point?.at as f64, median))
+            Some((step as f64, median))
         };
-        results.iter().filter_map(point).collect()
+        results.iter().enumerate().filter_map(point).collect()
     };
     let series: Vec<_> = (0..report.peers.len()).map(series).collect();
-    let points = || series.iter().flatten();
-    let (Some(x), Some(y)) = (bounds(points().map(|(x, _)| *x)), bounds(points().map(|(_, y)| *y)))
-    else {
-        return Ok(false);
-    };
-    if x.0 >= x.1 {
-        return Ok(false);
-    }
+    let values: Vec<_> = series.iter().flatten().map(|(_, value)| *value).collect();
+    let Some(y) = Scale::new(&values).filter(|_| steps.len() > 1) else { return Ok(false) };
     let area = SVGBackend::new(file, (WIDTH, 480)).into_drawing_area();
     area.fill(&WHITE).map_err(draw_error)?;
-    let mut chart = ChartBuilder::on(&area);
-    chart
+    let mut chart = ChartBuilder::on(&area)
         .caption(format!("{} by {axis}", metric.name), FONT)
         .margin(10)
         // The last label is centred on the end of the axis.
         .margin_right(30)
         .x_label_area_size(45)
-        .y_label_area_size(80);
-    let names: Vec<_> = report.peers.iter().map(|(peer, _)| peer.name.as_str()).collect();
-    let (is_log_x, is_log_y) = (is_wide(x), is_wide(y));
-    let (linear_x, log_x) = (x.0..x.1 * 1.05, (x.0..x.1 * 1.05).log_scale());
-    // The legend is above the lines, or left of what grows a lot.
-    let (linear_y, log_y) = (0.0..y.1 * 1.35, (y.0 * 0.7..y.1 * 1.5).log_scale());
-    let legend =
-        if is_log_y { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::UpperRight };
-    let lines = Lines { series, names, axis, legend };
-    match (is_log_x, is_log_y) {
-        (false, false) => lines.draw(chart.build_cartesian_2d(linear_x, linear_y)),
-        (false, true) => lines.draw(chart.build_cartesian_2d(linear_x, log_y)),
-        (true, false) => lines.draw(chart.build_cartesian_2d(log_x, linear_y)),
-        (true, true) => lines.draw(chart.build_cartesian_2d(log_x, log_y)),
-    }?;
+        .y_label_area_size(80)
+        .build_cartesian_2d(
+            0.0..(steps.len() - 1) as f64,
+            // With room for the legend.
+            y.range(0.35),
+        )
+        .map_err(draw_error)?;
+    chart
+        .configure_mesh()
+        .x_desc(axis)
+        .x_labels(steps.len())
+        .x_label_formatter(&|step| {
+            let at = steps.iter().enumerate().find(|(at, _)| (step - *at as f64).abs() < 1e-6);
+            at.map_or_else(String::new, |(_, at)| at.to_string())
+        })
+        .y_label_formatter(&|at| format_number(y.value(*at)))
+        .max_light_lines(1)
+        .label_style(FONT)
+        .draw()
+        .map_err(draw_error)?;
+    let measured =
+        series.iter().zip(&report.peers).enumerate().filter(|(_, (points, _))| !points.is_empty());
+    for (at, (points, (peer, _))) in measured {
+        let color = COLORS[at % COLORS.len()];
+        let points: Vec<_> = points.iter().map(|(step, value)| (*step, y.at(*value))).collect();
+        let circles: Vec<_> =
+            points.iter().map(|point| Circle::new(*point, 4, color.filled())).collect();
+        chart
+            .draw_series(LineSeries::new(points, color.stroke_width(2)))
+            .map_err(draw_error)?
+            .label(peer.name.as_str())
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
+        chart.draw_series(circles).map_err(draw_error)?;
+    }
+    chart
+        .configure_series_labels()
+        // Above the lines, or left of what grows a lot.
+        .position(if y.is_log {
+            SeriesLabelPosition::UpperLeft
+        } else {
+            SeriesLabelPosition::UpperRight
+        })
+        .label_font(FONT)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()
+        .map_err(draw_error)?;
     area.present().map_err(draw_error)?;
     Ok(true)
 }
 
-/// The least and the greatest value.
-fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    values.fold(None, |bounds, value| {
-        let (least, greatest) = bounds.unwrap_or((value, value));
-        Some((least.min(value), greatest.max(value)))
-    })
+/// Where values are on an axis: themselves, or their powers of ten where they span a factor of ten,
+/// for small ones to be told apart.
+#[derive(Clone, Copy)]
+struct Scale {
+    least: f64,
+    greatest: f64,
+    is_log: bool,
 }
 
-/// Whether an axis must be logarithmic for small values to be told apart.
-fn is_wide((least, greatest): (f64, f64)) -> bool {
-    greatest >= 10.0 * least
-}
+impl Scale {
+    fn new(values: &[f64]) -> Option<Self> {
+        let Summary { min: least, max: greatest, .. } = Summary::new(values)?;
+        Some(Self { least, greatest, is_log: least > 0.0 && greatest >= 10.0 * least })
+    }
 
-/// What is drawn into a picture of how cost grows.
-struct Lines<'a> {
-    /// The points of each peer.
-    series: Vec<Vec<(f64, f64)>>,
-    names: Vec<&'a str>,
-    /// What the horizontal axis is called.
-    axis: &'a str,
-    legend: SeriesLabelPosition,
-}
+    fn at(self, value: f64) -> f64 {
+        if self.is_log { value.log10() } else { value }
+    }
 
-impl Lines<'_> {
-    /// Draws axes, lines and legend.
-    fn draw<'c, X, Y, E: std::fmt::Display>(
-        self,
-        chart: Result<ChartContext<'c, SVGBackend<'c>, Cartesian2d<X, Y>>, E>,
-    ) -> Result<()>
-    where
-        X: Ranged<ValueType = f64> + ValueFormatter<f64>,
-        Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
-    {
-        let Self { series, names, axis, legend } = self;
-        let mut chart = chart.map_err(draw_error)?;
-        chart
-            .configure_mesh()
-            .x_desc(axis)
-            // All values are whole.
-            .x_label_formatter(&|x| {
-                let is_whole = (x - x.round()).abs() < 1e-6;
-                if is_whole { format!("{x:.0}") } else { String::new() }
-            })
-            .y_label_formatter(&|y| format_number(*y))
-            .max_light_lines(1)
-            .label_style(FONT)
-            .draw()
-            .map_err(draw_error)?;
-        for (peer, points) in
-            series.into_iter().enumerate().filter(|(_, points)| !points.is_empty())
-        {
-            let color = COLORS[peer % COLORS.len()];
-            let circles: Vec<_> =
-                points.iter().map(|point| Circle::new(*point, 4, color.filled())).collect();
-            chart
-                .draw_series(LineSeries::new(points, color.stroke_width(2)))
-                .map_err(draw_error)?
-                .label(names[peer])
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2))
-                });
-            chart.draw_series(circles).map_err(draw_error)?;
-        }
-        chart
-            .configure_series_labels()
-            .position(legend)
-            .label_font(FONT)
-            .background_style(WHITE)
-            .border_style(BLACK)
-            .draw()
-            .map_err(draw_error)
+    /// The inverse of [`Scale::at`].
+    fn value(self, at: f64) -> f64 {
+        if self.is_log { 10_f64.powf(at) } else { at }
+    }
+
+    /// From zero, or the least on a logarithmic axis, to the greatest and `room` parts of that.
+    fn range(self, room: f64) -> Range<f64> {
+        let start = if self.is_log { self.at(self.least) } else { 0.0 };
+        let end = self.at(self.greatest);
+        start..end + (end - start) * room
     }
 }
 

@@ -116,7 +116,7 @@ fn growth() -> Vec<Line> {
     for roots in [1, 10, 100] {
         add("roots", "roots in both bundles", roots, Setup { roots, ..minimal }, full, cpu);
     }
-    for allowed in [1, 10, 100, 1_000] {
+    for allowed in [1, 10, 100, 1_000, 10_000, 100_000] {
         add("names", "allowed clients", allowed, Setup { allowed, ..minimal }, full, cpu);
     }
     for chain in 1..=5 {

@@ -27,7 +27,12 @@ pub struct Report {
 const LEGEND: &str = "\
 Each cell is the median of all rounds (least to greatest). Below it, in a peer's column, is **ping-pong divided by that peer**,
 as a ratio of medians (least to greatest ratio within one round). ▲: higher is better, ▼: lower is better.
-**≈**: the rounds contradict each other on which is better; the difference is smaller than the spread, and means nothing.";
+**≈** before a ratio: the rounds contradict each other on which is better; the difference is smaller than the spread, and means
+nothing. **≈** before a median: the greatest value is more than one and a half times the least.";
+
+/// What replaces the spread where there is none.
+const SINGLE_ROUND: &str = "\
+**A single round**: the values have no spread, so nothing tells whether a difference means anything.";
 
 impl Report {
     /// Formats it; `pictures` are file names.
@@ -44,7 +49,11 @@ impl Report {
         for (name, why) in &self.missing {
             let _ = writeln!(text, "| {name} | missing: {} | |", cell_text(why));
         }
-        let _ = write!(text, "\n{LEGEND}\n\n| line | metric |");
+        let _ = writeln!(text, "\n{LEGEND}");
+        if self.has_a_single_round() {
+            let _ = writeln!(text, "\n{SINGLE_ROUND}");
+        }
+        text.push_str("\n| line | metric |");
         for (peer, _) in &self.peers {
             let _ = write!(text, " {} |", cell_text(&peer.name));
         }
@@ -66,6 +75,11 @@ impl Report {
             let _ = writeln!(text, "\n![{picture}]({picture})");
         }
         text
+    }
+
+    fn has_a_single_round(&self) -> bool {
+        let cells = self.results.iter().flat_map(|result| &result.cells);
+        cells.flat_map(|cell| &cell.values).all(|(_, values)| values.len() < 2)
     }
 
     /// Our CPU time for a handshake with the hybrid group over that with X25519.
@@ -125,13 +139,14 @@ fn head(line: &Line, is_first: bool, metric: &str) -> String {
 fn format_cell(cell: &Cell, metric: Metric, ours: Option<&Cell>) -> String {
     let values = cell.values_of(metric);
     let Some(summary) = Summary::new(values) else { return missing(cell) };
-    let mut text = format_number(summary.median);
+    let about = |is_so: bool| if is_so { "≈ " } else { "" };
+    let mut text = format!("{}{}", about(summary.is_wide()), format_number(summary.median));
     let range = format_range(summary.min, summary.max);
     if values.len() > 1 {
         let _ = write!(text, " ({range})");
     }
     if let Some(ratio) = ours.and_then(|ours| Ratio::new(ours.values_of(metric), values)) {
-        let about = if ratio.is_undecided() { "≈ " } else { "" };
+        let about = about(ratio.is_undecided());
         let _ = write!(text, "<br>{about}**{}**", format_number(ratio.of_medians));
         if values.len() > 1 {
             let _ = write!(text, " ({})", format_range(ratio.range.0, ratio.range.1));
@@ -192,6 +207,21 @@ mod tests {
     fn shows_no_spread_of_a_single_round() {
         let rows = rows(&result(vec![cell(&[120.0]), cell(&[100.0])]));
         assert!(rows[0].ends_with("| 120 | 100<br>**1.20** |"), "{rows:?}");
+        let says_so = |values: &[f64]| {
+            let results = vec![result(vec![cell(values)])];
+            let report =
+                Report { machine: Vec::new(), peers: Vec::new(), missing: Vec::new(), results };
+            report.markdown(&[]).contains(SINGLE_ROUND)
+        };
+        assert!(says_so(&[120.0]) && !says_so(&[120.0, 121.0]));
+    }
+
+    #[test]
+    fn marks_a_median_of_values_that_are_far_apart() {
+        let rows = rows(&result(vec![cell(&[120.0, 70.0, 119.0]), cell(&[100.0, 90.0, 110.0])]));
+        let cells: Vec<_> = rows[0].split(" | ").skip(2).collect();
+        assert_eq!(cells[0], "≈ 119 (70.0 to 120)");
+        assert!(cells[1].starts_with("100 (90.0 to 110)<br>"), "{cells:?}");
     }
 
     #[test]
