@@ -453,6 +453,8 @@ impl Watchdog {
 mod tests {
     use std::future::{pending, poll_fn};
 
+    use tokio::time::timeout;
+
     use super::*;
 
     #[actix_web::test]
@@ -460,11 +462,9 @@ mod tests {
         let mut deadline = Instant::now();
         let mut watchdog = Watchdog::new(Box::pin(pending()), deadline);
         for _ in 0..2 {
-            poll_fn(|cx| match watchdog.poll(cx, true) {
-                Some(Event::Deadline) => Poll::Ready(()),
-                _ => Poll::Pending,
-            })
-            .await;
+            let event = poll_fn(|cx| watchdog.poll(cx, true).map_or(Poll::Pending, Poll::Ready));
+            let event = timeout(Duration::from_secs(60), event).await.expect("an event");
+            assert!(matches!(event, Event::Deadline));
             assert!(Instant::now() >= deadline);
             deadline = Instant::now() + Duration::from_millis(20);
             watchdog.set_deadline(deadline);
