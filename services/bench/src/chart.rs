@@ -1,6 +1,8 @@
 //! The results as SVG pictures.
 
-use std::{ops::Range, path::Path};
+mod axis;
+
+use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::{
@@ -8,6 +10,7 @@ use plotters::prelude::{
     LineSeries, PathElement, RGBColor, SVGBackend, SegmentValue, SeriesLabelPosition, WHITE,
 };
 
+use self::axis::Axis;
 use crate::{
     measure::{Better, Metric, RATE, SERVER_CPU},
     report::{Report, metrics_of},
@@ -155,7 +158,7 @@ fn draw_advantages(advantages: &[Advantage], report: &Report, file: &Path) -> Re
     area.present().map_err(draw_error)
 }
 
-/// Draws one line for each peer. Returns false where there are fewer than two points.
+/// Draws one line for each peer. Returns false where values of fewer than two lines are known.
 fn draw_growth(
     report: &Report,
     results: &[&LineResult],
@@ -163,18 +166,21 @@ fn draw_growth(
     metric: Metric,
     file: &Path,
 ) -> Result<bool> {
-    // The steps of an axis are alike, or each ten times the last: they are drawn at equal distances.
-    let steps: Vec<_> = results.iter().filter_map(|result| Some(result.line.point?.at)).collect();
     let series = |peer: usize| -> Vec<(f64, f64)> {
-        let point = |(step, result): (usize, &&LineResult)| {
+        let point = |result: &&LineResult| {
             let median = Summary::new(result.cells[peer].values_of(metric))?.median;
-            Some((step as f64, median))
+            Some((result.line.point?.at as f64, median))
         };
-        results.iter().enumerate().filter_map(point).collect()
+        results.iter().filter_map(point).collect()
     };
     let series: Vec<_> = (0..report.peers.len()).map(series).collect();
-    let values: Vec<_> = series.iter().flatten().map(|(_, value)| *value).collect();
-    let Some(y) = Scale::new(&values).filter(|_| steps.len() > 1) else { return Ok(false) };
+    let (steps, values): (Vec<_>, Vec<_>) = series.iter().flatten().copied().unzip();
+    let (Some(x), Some(y)) = (Axis::of_steps(steps), Axis::of_values(&values)) else {
+        return Ok(false);
+    };
+    // The legend is above the lines, or left of what grows a lot.
+    let legend =
+        if y.is_log { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::UpperRight };
     let area = SVGBackend::new(file, (WIDTH, 480)).into_drawing_area();
     area.fill(&WHITE).map_err(draw_error)?;
     let mut chart = ChartBuilder::on(&area)
@@ -184,22 +190,13 @@ fn draw_growth(
         .margin_right(30)
         .x_label_area_size(45)
         .y_label_area_size(80)
-        .build_cartesian_2d(
-            0.0..(steps.len() - 1) as f64,
-            // With room for the legend.
-            y.range(0.35),
-        )
+        .build_cartesian_2d(x, y)
         .map_err(draw_error)?;
     chart
         .configure_mesh()
         .x_desc(axis)
-        .x_labels(steps.len())
-        .x_label_formatter(&|step| {
-            let at = steps.iter().enumerate().find(|(at, _)| (step - *at as f64).abs() < 1e-6);
-            at.map_or_else(String::new, |(_, at)| at.to_string())
-        })
-        .y_label_formatter(&|at| format_number(y.value(*at)))
-        .max_light_lines(1)
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|value| format_number(*value))
         .label_style(FONT)
         .draw()
         .map_err(draw_error)?;
@@ -207,11 +204,9 @@ fn draw_growth(
         series.iter().zip(&report.peers).enumerate().filter(|(_, (points, _))| !points.is_empty());
     for (at, (points, (peer, _))) in measured {
         let color = COLORS[at % COLORS.len()];
-        let points: Vec<_> = points.iter().map(|(step, value)| (*step, y.at(*value))).collect();
-        let circles: Vec<_> =
-            points.iter().map(|point| Circle::new(*point, 4, color.filled())).collect();
+        let circles = points.iter().map(|point| Circle::new(*point, 4, color.filled()));
         chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)))
+            .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))
             .map_err(draw_error)?
             .label(peer.name.as_str())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
@@ -219,12 +214,7 @@ fn draw_growth(
     }
     chart
         .configure_series_labels()
-        // Above the lines, or left of what grows a lot.
-        .position(if y.is_log {
-            SeriesLabelPosition::UpperLeft
-        } else {
-            SeriesLabelPosition::UpperRight
-        })
+        .position(legend)
         .label_font(FONT)
         .background_style(WHITE)
         .border_style(BLACK)
@@ -232,38 +222,6 @@ fn draw_growth(
         .map_err(draw_error)?;
     area.present().map_err(draw_error)?;
     Ok(true)
-}
-
-/// Where values are on an axis: themselves, or their powers of ten where they span a factor of ten,
-/// for small ones to be told apart.
-#[derive(Clone, Copy)]
-struct Scale {
-    least: f64,
-    greatest: f64,
-    is_log: bool,
-}
-
-impl Scale {
-    fn new(values: &[f64]) -> Option<Self> {
-        let Summary { min: least, max: greatest, .. } = Summary::new(values)?;
-        Some(Self { least, greatest, is_log: least > 0.0 && greatest >= 10.0 * least })
-    }
-
-    fn at(self, value: f64) -> f64 {
-        if self.is_log { value.log10() } else { value }
-    }
-
-    /// The inverse of [`Scale::at`].
-    fn value(self, at: f64) -> f64 {
-        if self.is_log { 10_f64.powf(at) } else { at }
-    }
-
-    /// From zero, or the least on a logarithmic axis, to the greatest and `room` parts of that.
-    fn range(self, room: f64) -> Range<f64> {
-        let start = if self.is_log { self.at(self.least) } else { 0.0 };
-        let end = self.at(self.greatest);
-        start..end + (end - start) * room
-    }
 }
 
 /// plotters' errors borrow the picture.

@@ -27,12 +27,12 @@ pub struct Report {
 const LEGEND: &str = "\
 Each cell is the median of all rounds (least to greatest). Below it, in a peer's column, is **ping-pong divided by that peer**,
 as a ratio of medians (least to greatest ratio within one round). ▲: higher is better, ▼: lower is better.
-**≈** before a ratio: the rounds contradict each other on which is better; the difference is smaller than the spread, and means
-nothing. **≈** before a median: the greatest value is more than one and a half times the least.";
+**≈**: the rounds contradict each other on which is better; the difference is smaller than the spread, and means nothing.
+**±**: the greatest value is more than one and a half times the least; the median alone says little.";
 
-/// What replaces the spread where there is none.
+/// What is said of one round.
 const SINGLE_ROUND: &str = "\
-**A single round**: the values have no spread, so nothing tells whether a difference means anything.";
+**A single round**: times and rates have no spread here, so nothing tells which difference means anything.";
 
 impl Report {
     /// Formats it; `pictures` are file names.
@@ -77,9 +77,14 @@ impl Report {
         text
     }
 
+    /// Whether no line that is measured in several rounds was.
     fn has_a_single_round(&self) -> bool {
-        let cells = self.results.iter().flat_map(|result| &result.cells);
-        cells.flat_map(|cell| &cell.values).all(|(_, values)| values.len() < 2)
+        let mut lines = self.results.iter().filter(|result| result.line.rounds(2) > 1).peekable();
+        let has_rounds = |result: &LineResult| {
+            let values = result.cells.iter().flat_map(|cell| &cell.values);
+            values.into_iter().any(|(_, values)| values.len() > 1)
+        };
+        lines.peek().is_some() && !lines.any(has_rounds)
     }
 
     /// Our CPU time for a handshake with the hybrid group over that with X25519.
@@ -139,14 +144,14 @@ fn head(line: &Line, is_first: bool, metric: &str) -> String {
 fn format_cell(cell: &Cell, metric: Metric, ours: Option<&Cell>) -> String {
     let values = cell.values_of(metric);
     let Some(summary) = Summary::new(values) else { return missing(cell) };
-    let about = |is_so: bool| if is_so { "≈ " } else { "" };
-    let mut text = format!("{}{}", about(summary.is_wide()), format_number(summary.median));
+    let spread = if summary.is_wide() { "± " } else { "" };
+    let mut text = format!("{spread}{}", format_number(summary.median));
     let range = format_range(summary.min, summary.max);
     if values.len() > 1 {
         let _ = write!(text, " ({range})");
     }
     if let Some(ratio) = ours.and_then(|ours| Ratio::new(ours.values_of(metric), values)) {
-        let about = about(ratio.is_undecided());
+        let about = if ratio.is_undecided() { "≈ " } else { "" };
         let _ = write!(text, "<br>{about}**{}**", format_number(ratio.of_medians));
         if values.len() > 1 {
             let _ = write!(text, " ({})", format_range(ratio.range.0, ratio.range.1));
@@ -220,7 +225,7 @@ mod tests {
     fn marks_a_median_of_values_that_are_far_apart() {
         let rows = rows(&result(vec![cell(&[120.0, 70.0, 119.0]), cell(&[100.0, 90.0, 110.0])]));
         let cells: Vec<_> = rows[0].split(" | ").skip(2).collect();
-        assert_eq!(cells[0], "≈ 119 (70.0 to 120)");
+        assert_eq!(cells[0], "± 119 (70.0 to 120)");
         assert!(cells[1].starts_with("100 (90.0 to 110)<br>"), "{cells:?}");
     }
 

@@ -26,7 +26,7 @@ impl Summary {
         Some(Self { median, min, max })
     }
 
-    /// Whether the values contradict each other by more than half of the least.
+    /// Whether the greatest is more than one and a half times the least.
     pub fn is_wide(&self) -> bool {
         self.max > 1.5 * self.min
     }
@@ -90,6 +90,10 @@ mod tests {
         assert_eq!(summary(&[3.0, 1.0, 2.0]), Some((2.0, 1.0, 3.0)));
         assert_eq!(summary(&[4.0, 1.0]), Some((2.5, 1.0, 4.0)));
         assert_eq!(summary(&[]), None);
+    }
+
+    #[test]
+    fn knows_a_wide_spread() {
         let is_wide = |values: &[f64]| Summary::new(values).map(|summary| summary.is_wide());
         assert_eq!(is_wide(&[0.0, 0.0]), Some(false));
         assert_eq!(is_wide(&[15.0, 10.0]), Some(false));
