@@ -10,8 +10,8 @@ use std::{
 /// `EX_CONFIG` of BSD's `sysexits.h`: something in the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
 
-/// How many characters of a reason are printed: it may quote a whole file.
-const MAX_REASON: usize = 1000;
+/// How many characters of a subject and of a reason are printed: they may quote a whole file.
+const MAX_LENGTH: usize = 1000;
 
 /// A configuration, a certificate, a key or an address that cannot be used.
 ///
@@ -62,12 +62,7 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        let reason = without_keys(&self.reason);
-        let (reason, cut) = match reason.char_indices().nth(MAX_REASON) {
-            Some((end, _)) => (&reason[..end], "..."),
-            None => (reason.as_str(), ""),
-        };
-        let whole = format!("{}: {reason}{cut}{hint}", self.subject);
+        let whole = format!("{}: {}{hint}", shorten(&self.subject), shorten(&self.reason));
         // It may quote foreign text, which must not control a terminal.
         without_keys(&whole).chars().try_for_each(|letter| {
             if letter.is_control() {
@@ -80,6 +75,15 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// The beginning of `text`, without the keys in it.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_LENGTH) {
+        // Withheld afterwards: an open block of PEM is withheld to its end.
+        Some((end, _)) => without_keys(&text[..end]) + "...",
+        None => without_keys(text),
+    }
+}
 
 /// A second signal to stop came, so the service ends without what it still waited for.
 #[derive(Debug, thiserror::Error)]
@@ -206,9 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn prints_the_beginning_of_a_long_reason() {
-        let error = ConfigError::new("a", "é".repeat(MAX_REASON + 1)).hint("b").to_string();
-        assert_eq!(error, format!("a: {}...; b", "é".repeat(MAX_REASON)));
+    fn prints_the_beginning_of_a_long_subject_and_reason() {
+        let (long, cut) = ("é".repeat(MAX_LENGTH + 1), "é".repeat(MAX_LENGTH) + "...");
+        let error = ConfigError::new(&long, &long).hint("b").to_string();
+        assert_eq!(error, format!("{cut}: {cut}; b"));
+    }
+
+    #[test]
+    fn never_prints_a_key_that_is_cut_off() {
+        let line = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgc2VjcmV0c2VjcmV0";
+        for key in [line.to_owned(), format!("-----BEGIN PRIVATE KEY-----\n{line}")] {
+            for padding in MAX_LENGTH - key.len()..=MAX_LENGTH {
+                let text = format!("{} {key}", "-".repeat(padding));
+                let error = ConfigError::new("a", text).hint("b").to_string();
+                // Its beginning is the same in every key.
+                assert!(!error.contains("MIGHAgEAM") && error.ends_with("; b"), "{error}");
+            }
+        }
     }
 
     #[test]
