@@ -35,10 +35,14 @@ use crate::error::{ConfigError, find_key};
 /// The file that is read where none is named, if it exists.
 pub const DEFAULT_FILE: &str = "config.yaml";
 
-/// Room for 100,000 allowed clients and more.
-const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
-const MAX_DEPTH: usize = 16;
-const MAX_ALIASES: usize = 10;
+/// Room for 100,000 allowed clients. A ConfigMap has an eighth of it.
+const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
+const MAX_LEVELS: usize = 16;
+const MAX_ANCHORS: usize = 10;
+/// A larger file may have no anchors.
+const MAX_COPIED_BYTES: usize = 64 * 1024;
+/// A longer unknown key is not compared with the known ones.
+const MAX_KEY_LENGTH: usize = 100;
 
 /// Keys with their default values.
 type Keys = BTreeMap<String, Json>;
@@ -176,8 +180,12 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
     if lines.all(|line| matches!(line.trim(), "" | "---")) {
         return Err(fault("it is empty".into()));
     }
-    if !is_bounded(text) {
-        return Err(fault(format!("more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases")));
+    // Each may copy all of the file.
+    let max_anchors = if text.len() > MAX_COPIED_BYTES { 0 } else { MAX_ANCHORS };
+    if !is_bounded(text, max_anchors) {
+        return Err(fault(format!(
+            "it has more than {MAX_LEVELS} levels or, for its size, {max_anchors} anchors and aliases"
+        )));
     }
     let yaml = File::from_str(text, FileFormat::Yaml);
     let table = yaml.collect().map_err(|error| match error {
@@ -197,19 +205,27 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
     }
 }
 
-/// Whether `yaml` can be loaded: `config` recurses into each level of nesting, and copies what an alias
-/// stands for. Its parser reports what it finds one by one, without recursion. A fault in the text is
-/// for `config` to report.
-fn is_bounded(yaml: &str) -> bool {
+/// Whether `yaml` has at most [`MAX_LEVELS`] and `max_anchors`, aliases included, so that `config` can
+/// load it: it recurses into each level, and copies each anchored node and what each alias stands for.
+/// The events of its parser tell without that. True for faulty YAML, which `config` reports.
+fn is_bounded(yaml: &str, max_anchors: usize) -> bool {
     let mut parser = Parser::new_from_str(yaml);
-    let (mut depth, mut aliases) = (0, 0);
-    while depth <= MAX_DEPTH && aliases <= MAX_ALIASES {
-        match parser.next_token() {
-            Ok((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
-            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
-            Ok((Event::Alias(_), _)) => aliases += 1,
-            Ok((Event::StreamEnd, _)) | Err(_) => return true,
-            Ok(_) => {}
+    let (mut levels, mut anchors) = (0, 0);
+    while levels <= MAX_LEVELS && anchors <= max_anchors {
+        let Ok((event, _)) = parser.next_token() else { return true };
+        match event {
+            Event::StreamEnd => return true,
+            Event::SequenceStart(..) | Event::MappingStart(..) => levels += 1,
+            Event::SequenceEnd | Event::MappingEnd => levels -= 1,
+            _ => {}
+        }
+        // What has no anchor has the number 0.
+        if let Event::Alias(anchor)
+        | Event::Scalar(_, _, anchor, _)
+        | Event::SequenceStart(anchor, _)
+        | Event::MappingStart(anchor, _) = event
+        {
+            anchors += usize::from(anchor != 0);
         }
     }
     false
@@ -328,6 +344,9 @@ fn nearest(keys: &Keys, key: &str) -> String {
     };
     let sections = keys.keys().filter_map(|known| Some(known.split_once('.')?.0));
     let known: BTreeSet<&str> = keys.keys().map(String::as_str).chain(sections).collect();
+    if key.len() > MAX_KEY_LENGTH {
+        return String::new();
+    }
     let least = known.iter().map(|known| distance(known)).min();
     let least = least.filter(|least| is_near(*least, last(key).len()));
     let nearest = known.iter().filter(|known| Some(distance(known)) == least).take(3);

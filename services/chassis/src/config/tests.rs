@@ -206,35 +206,61 @@ fn rejects_file_that_cannot_be_read() {
 }
 
 #[test]
-fn rejects_a_file_of_more_than_16_mib() {
-    let comment = "#".repeat(16 * 1024 * 1024);
-    rejects(comment + "\ninsecure: true", "it is larger than 16777216 bytes");
+fn rejects_a_file_of_more_than_8_mib() {
+    let comment = "#".repeat(8 * 1024 * 1024);
+    rejects(comment + "\ninsecure: true", "it is larger than 8388608 bytes");
 }
 
+const UNBOUNDED: &str = "it has more than 16 levels or, for its size, 10 anchors and aliases";
+
 #[test]
-fn rejects_nesting_and_aliases_without_limit() {
-    let max = 64 * 1024;
+fn rejects_nesting_without_limit() {
+    let length = 64 * 1024;
     for unit in [
         "- ", "? ", ": ", "-\t", "- ? ", "? - ", "[", "{a: ", "[{a: ", "[? ", "- [", "!a ", "&a ",
         "- &a ", "a: - ",
     ] {
-        rejects(unit.repeat(max / unit.len()), "");
-        for start in ["a:\n  ", "a: [", "a: {", "a: [\n"] {
-            rejects(start.to_owned() + &unit.repeat(max / unit.len() - 9), "");
+        for start in ["", "a:\n  ", "a: [", "a: {", "a: [\n"] {
+            rejects(start.to_owned() + &unit.repeat((length - start.len()) / unit.len()), "");
         }
     }
-    // One more column on each line, about as many lines as fit.
+    // One more column on each line.
     for unit in ["-", "a:", "? a\n:", "- a:"] {
         rejects((0..350).map(|column| " ".repeat(column) + unit + "\n").collect::<String>(), "");
     }
+    // The file is a level too.
+    let nested = |levels: usize| format!("a: {}{}", "[".repeat(levels), "]".repeat(levels));
+    rejects(nested(15), "key `a`: unknown key");
+    rejects(nested(16), UNBOUNDED);
+    // Neither brackets nor indent: each pair is a mapping of its own.
+    rejects("a: [".to_owned() + &": ".repeat(15), UNBOUNDED);
+}
+
+#[test]
+fn rejects_anchors_and_aliases_without_limit() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..10 {
         let aliases = vec![format!("*a{}", level - 1); 10].join(",");
         bomb += &format!("a{level}: &a{level} [{aliases}]\n");
     }
-    rejects(bomb, "more than 16 levels or 10 aliases");
-    let sample = load_with("service: {port: &port 7}\nmetrics: {port: *port}\n", &[]).unwrap();
-    assert_eq!(sample.metrics.port, 7);
+    rejects(bomb, UNBOUNDED);
+    // A node is copied for each anchor in which it is.
+    rejects(format!("a: {}{}", "&a [".repeat(11), "]".repeat(11)), UNBOUNDED);
+    let port = "service: {port: &port 7}\nmetrics: {port: *port}\n";
+    assert_eq!(load_with(port, &[]).unwrap().metrics.port, 7);
+    let quoted = format!("service: {{allowedClients: [{}]}}", "'*.a', ".repeat(11));
+    assert!(load_with(quoted, &[]).is_ok());
+    rejects(format!("a: &a b\nb: [{}]", "*a, ".repeat(9)), "key `a`: unknown key");
+    rejects(format!("a: &a b\nb: [{}]", "*a, ".repeat(10)), UNBOUNDED);
+    let long = format!("{port}{}", "#\n".repeat(32 * 1024));
+    rejects(long, "it has more than 16 levels or, for its size, 0 anchors and aliases");
+}
+
+#[test]
+fn says_briefly_that_a_long_key_is_unknown() {
+    let error =
+        load_with(format!("? {}\n: 1", "a".repeat(1_000_000)), &[]).unwrap_err().to_string();
+    assert!(error.ends_with("...: unknown key; services/README.md lists the keys"), "{error}");
 }
 
 #[test]
