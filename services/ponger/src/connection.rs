@@ -463,7 +463,7 @@ mod tests {
         let mut watchdog = Watchdog::new(Box::pin(pending()), deadline);
         for _ in 0..2 {
             let event = poll_fn(|cx| watchdog.poll(cx, true).map_or(Poll::Pending, Poll::Ready));
-            let event = timeout(Duration::from_secs(60), event).await.expect("an event");
+            let event = timeout(testkit::PATIENCE, event).await.expect("an event");
             assert!(matches!(event, Event::Deadline));
             assert!(Instant::now() >= deadline);
             deadline = Instant::now() + Duration::from_millis(20);

@@ -136,7 +136,7 @@ impl Application {
             reload,
             traces,
             summary,
-            allowed_clients: list(&service.allowed_clients),
+            allowed_clients: first_of(&service.allowed_clients),
             client_auth: config.client_auth().label(),
             drain_delay: service.drain_delay.0,
             drain_timeout: service.drain_timeout.0,
@@ -246,8 +246,8 @@ impl Application {
     }
 }
 
-/// The first of `ids`, and how many there are beside them.
-fn list(ids: &[String]) -> String {
+/// The first [`MAX_LISTED`] of `ids`, and how many more there are.
+fn first_of(ids: &[String]) -> String {
     let (named, others) = ids.split_at(ids.len().min(MAX_LISTED));
     let more =
         if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) };
@@ -281,5 +281,21 @@ fn limits(config: &Config) -> Limits {
         request: service.request_timeout.0,
         idle: service.idle_timeout.0,
         connections,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_the_first_allowed_clients() {
+        let listed =
+            |count: usize| first_of(&(0..count).map(|n| n.to_string()).collect::<Vec<_>>());
+        let eight = "0, 1, 2, 3, 4, 5, 6, 7";
+        assert_eq!(
+            [0, 1, 8, 10].map(listed),
+            ["", "0", eight, &format!("{eight}, and 2 more")].map(str::to_owned)
+        );
     }
 }
