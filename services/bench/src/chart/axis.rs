@@ -24,8 +24,10 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// An axis with a label at each of `steps`; `None` for fewer than two.
-    pub(super) fn of_steps(steps: Vec<f64>) -> Option<Self> {
+    /// An axis with a label at each of `steps`; `None` for fewer than two different ones.
+    pub(super) fn of_steps(mut steps: Vec<f64>) -> Option<Self> {
+        steps.sort_unstable_by(f64::total_cmp);
+        steps.dedup();
         let Summary { min, max, .. } = Summary::new(&steps).filter(|all| all.min < all.max)?;
         Some(Self { range: min..max, is_log: is_log(min, max), labels: steps })
     }
@@ -93,7 +95,7 @@ mod tests {
     fn steps_have_a_label_each() {
         let axis = Axis::of_steps(vec![1.0, 10.0, 1000.0]).expect("an axis");
         assert_eq!(positions(&axis, &axis.labels), [0, 100, 300]);
-        let axis = Axis::of_steps(vec![1.0, 2.0, 4.0]).expect("an axis");
+        let axis = Axis::of_steps(vec![1.0, 2.0, 4.0, 1.0]).expect("an axis");
         assert_eq!(positions(&axis, &axis.labels), [0, 100, 300]);
         assert!(Axis::of_steps(vec![2.0, 2.0]).is_none() && Axis::of_steps(Vec::new()).is_none());
     }
