@@ -41,6 +41,7 @@ const MAX_LEVELS: usize = 16;
 const MAX_ANCHORS: usize = 10;
 /// A larger file may have no anchors.
 const MAX_COPIED_BYTES: usize = 64 * 1024;
+const MAX_NODES: usize = 250_000;
 /// A longer unknown key is not compared with the known ones.
 const MAX_KEY_LENGTH: usize = 100;
 
@@ -180,12 +181,8 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
     if lines.all(|line| matches!(line.trim(), "" | "---")) {
         return Err(fault("it is empty".into()));
     }
-    // Each may copy all of the file.
-    let max_anchors = if text.len() > MAX_COPIED_BYTES { 0 } else { MAX_ANCHORS };
-    if !is_bounded(text, max_anchors) {
-        return Err(fault(format!(
-            "it has more than {MAX_LEVELS} levels or, for its size, {max_anchors} anchors and aliases"
-        )));
+    if let Some(excess) = excess(text) {
+        return Err(fault(format!("it has {excess}")));
     }
     let yaml = File::from_str(text, FileFormat::Yaml);
     let table = yaml.collect().map_err(|error| match error {
@@ -205,30 +202,44 @@ fn read(file: &Path) -> Result<File<FileSourceString, FileFormat>, ConfigError> 
     }
 }
 
-/// Whether `yaml` has at most [`MAX_LEVELS`] and `max_anchors`, aliases included, so that `config` can
-/// load it: it recurses into each level, and copies each anchored node and what each alias stands for.
-/// The events of its parser tell without that. True for faulty YAML, which `config` reports.
-fn is_bounded(yaml: &str, max_anchors: usize) -> bool {
+/// What `yaml` has too much of for `config`, which recurses into each level, copies each anchored node
+/// and what each alias stands for, and takes hundreds of bytes for a node. The events of its parser tell
+/// without that. `None` for faulty YAML too, which `config` reports.
+fn excess(yaml: &str) -> Option<String> {
+    // Each may copy all of the file.
+    let max_anchors = if yaml.len() > MAX_COPIED_BYTES { 0 } else { MAX_ANCHORS };
     let mut parser = Parser::new_from_str(yaml);
-    let (mut levels, mut anchors) = (0, 0);
-    while levels <= MAX_LEVELS && anchors <= max_anchors {
-        let Ok((event, _)) = parser.next_token() else { return true };
+    let (mut levels, mut anchors, mut nodes) = (0, 0, 0);
+    loop {
+        let (event, position) = parser.next_token().ok()?;
         match event {
-            Event::StreamEnd => return true,
+            Event::StreamEnd => return None,
             Event::SequenceStart(..) | Event::MappingStart(..) => levels += 1,
             Event::SequenceEnd | Event::MappingEnd => levels -= 1,
             _ => {}
         }
-        // What has no anchor has the number 0.
         if let Event::Alias(anchor)
         | Event::Scalar(_, _, anchor, _)
         | Event::SequenceStart(anchor, _)
         | Event::MappingStart(anchor, _) = event
         {
+            nodes += 1;
+            // What has no anchor has the number 0.
             anchors += usize::from(anchor != 0);
         }
+        let what = if levels > MAX_LEVELS {
+            format!("more than {MAX_LEVELS} levels")
+        } else if anchors > MAX_ANCHORS {
+            format!("more than {MAX_ANCHORS} anchors and aliases")
+        } else if anchors > max_anchors {
+            format!("an anchor, and more than {MAX_COPIED_BYTES} bytes")
+        } else if nodes > MAX_NODES {
+            format!("more than {MAX_NODES} keys and values")
+        } else {
+            continue;
+        };
+        return Some(format!("{what} (line {})", position.line()));
     }
-    false
 }
 
 /// Returns those variables that start with `prefix`.
