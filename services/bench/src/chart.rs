@@ -175,7 +175,8 @@ fn draw_growth(
     };
     let series: Vec<_> = (0..report.peers.len()).map(series).collect();
     let (steps, values): (Vec<_>, Vec<_>) = series.iter().flatten().copied().unzip();
-    let (Some(x), Some(y)) = (Axis::of_steps(steps), Axis::of_values(&values)) else {
+    let (Some(x), Some(y)) = (Axis::of_steps(steps), Axis::of_values(&values, report.peers.len()))
+    else {
         return Ok(false);
     };
     // The legend is above the lines, or left of what grows a lot.

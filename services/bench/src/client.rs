@@ -2,11 +2,13 @@
 //! that it costs little beside the server.
 
 use std::{
+    future::Future,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,10 +24,14 @@ use testkit::client::TlsClient;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::credentials::Credentials;
+
+/// How long each step of a connection may take: long, for valgrind on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest response that is read.
 const MAX_RESPONSE: usize = 2048;
@@ -77,13 +83,16 @@ impl Client {
     /// Opens a connection and completes the handshake.
     ///
     /// # Errors
-    /// When the server cannot be reached, or rejects the handshake.
+    /// When the server cannot be reached, or does not complete the handshake.
     pub async fn connect(&self, address: SocketAddr) -> Result<Connection> {
-        let tcp = TcpStream::connect(address).await.context("connect")?;
-        tcp.set_nodelay(true)?;
-        let name = self.server_name.clone();
-        let stream = self.connector.connect(name, tcp).await.context("handshake")?;
-        Ok(Connection { stream })
+        limited("the handshake", async {
+            let tcp = TcpStream::connect(address).await.context("connect")?;
+            tcp.set_nodelay(true)?;
+            let name = self.server_name.clone();
+            let stream = self.connector.connect(name, tcp).await.context("handshake")?;
+            Ok(Connection { stream })
+        })
+        .await
     }
 
     /// What was negotiated on `connection`, and whether any server has asked for the certificate.
@@ -152,6 +161,10 @@ impl Connection {
     /// # Errors
     /// When the response is another one, or does not arrive.
     pub async fn ping(&mut self, keep_alive: KeepAlive) -> Result<()> {
+        limited("the response", self.exchange(keep_alive)).await
+    }
+
+    async fn exchange(&mut self, keep_alive: KeepAlive) -> Result<()> {
         self.stream.write_all(keep_alive.request()).await.context("request")?;
         self.stream.flush().await.context("request")?;
         let mut response = [0; MAX_RESPONSE];
@@ -170,8 +183,15 @@ impl Connection {
     /// # Errors
     /// When it is broken.
     pub async fn close(mut self) -> Result<()> {
-        Ok(self.stream.shutdown().await?)
+        limited("the end of the connection", async { Ok(self.stream.shutdown().await?) }).await
     }
+}
+
+/// Awaits a step of a connection, which is named by `step`.
+async fn limited<T>(step: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(TIMEOUT, work)
+        .await
+        .with_context(|| format!("{step} does not come within {} s", TIMEOUT.as_secs()))?
 }
 
 /// Whether `response` is a whole pong; an error if it becomes none.

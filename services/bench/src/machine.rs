@@ -50,7 +50,10 @@ pub fn describe(processors: usize) -> Vec<String> {
         format!("kernel: Linux {}", first("/proc/sys/kernel/osrelease", "")),
         format!("load averages before the run: {}", load_averages.join(" ")),
         format!("compiler: {}", run("rustc", &["--version"])),
-        format!("commit: {}", run("git", &["describe", "--always", "--dirty"])),
+        format!(
+            "commit: {}",
+            run("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"])
+        ),
         format!("date: {}", run("date", &["--utc", "--iso-8601=minutes"])),
         format!(
             "command: cargo run --release -p bench -- {}",

@@ -4,13 +4,12 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::peer::{Kind, Peer};
 
@@ -34,8 +33,6 @@ pub struct Programs {
     pub peers: Vec<Peer>,
     /// The names of the others, with the reason.
     pub missing: Vec<(String, String)>,
-    /// Keeps what is built outside of cargo's directory.
-    _dir: TempDir,
 }
 
 impl Programs {
@@ -46,8 +43,7 @@ impl Programs {
     pub fn build() -> Result<Self> {
         let peers = vec![build_ours()?];
         let built = cargo_build("hyper", "release", &HYPER)?;
-        let dir = tempfile::Builder::new().prefix("ping-pong-bench-").tempdir()?;
-        let mut programs = Self { peers, missing: Vec::new(), _dir: dir };
+        let mut programs = Self { peers, missing: Vec::new() };
         let nginx = version("nginx", &["-V"]).map(|text| {
             // The others say how it was built.
             let is_version =
@@ -55,8 +51,7 @@ impl Programs {
             (text.lines().filter(is_version).collect::<Vec<_>>().join(", "), Kind::Nginx)
         });
         programs.add("nginx", nginx);
-        let go = build_go(&programs._dir.path().join("go-server"));
-        programs.add("Go", go);
+        programs.add("Go", build_go());
         let path = |name| program(&built, name);
         let hyper = path("hyper-server")
             .and_then(|server| Ok(Kind::Hyper { server, client: path("hyper-client")? }));
@@ -128,12 +123,14 @@ fn cargo_build(title: &str, profile: &str, options: &[&str]) -> Result<BTreeMap<
     Ok(built)
 }
 
-fn build_go(program: &Path) -> Result<(String, Kind)> {
+/// Beside this program, where a signal leaves no temporary directory behind.
+fn build_go() -> Result<(String, Kind)> {
     let version = version("go", &["version"])?;
+    let program = env::current_exe()?.with_file_name("go-server");
     let mut build = Command::new("go");
-    build.args(["build", "-o"]).arg(program).arg("main.go").current_dir(format!("{CRATE}/go"));
+    build.args(["build", "-o"]).arg(&program).arg("main.go").current_dir(format!("{CRATE}/go"));
     ensure!(build.status()?.success(), "go could not build {CRATE}/go/main.go");
-    Ok((version, Kind::Go(program.to_owned())))
+    Ok((version, Kind::Go(program)))
 }
 
 /// The version of a crate in the lock file.

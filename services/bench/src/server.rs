@@ -74,7 +74,7 @@ impl ProcessGroup {
     /// # Errors
     /// When the file cannot be read.
     pub fn output(&self) -> Result<String> {
-        Ok(fs::read_to_string(&self.output)?)
+        Ok(String::from_utf8_lossy(&fs::read(&self.output)?).into_owned())
     }
 
     /// CPU time until now, of all threads, in user space and in the kernel.
@@ -167,7 +167,7 @@ impl ProcessGroup {
         let status = self.kill()?;
         let output = self.output()?;
         if !status.success() {
-            bail!("it has failed: {status}: {output}");
+            bail!("it has failed: {status}: {}", end_of(&output));
         }
         Ok((cpu_time, output))
     }
@@ -222,7 +222,7 @@ impl Server {
             loop {
                 let Err(error) = first_ping(&client, address).await else { return Ok(()) };
                 if process.has_ended()? {
-                    bail!("it ended at start: {}", process.output()?);
+                    bail!("it ended at start: {}", end_of(&process.output()?));
                 }
                 // Once it listens, it must answer.
                 if !error.to_string().starts_with("connect") {
@@ -243,6 +243,12 @@ impl Server {
         self.process.signal(Signal::TERM)?;
         Ok(self.process.finish(PATIENCE).await?.1)
     }
+}
+
+/// The last characters of `output`, for a terminal.
+fn end_of(output: &str) -> String {
+    let start = output.char_indices().rev().nth(1000).map_or(0, |(start, _)| start);
+    output[start..].replace(|letter: char| letter.is_control() && letter != '\n', "?")
 }
 
 async fn first_ping(client: &Client, address: SocketAddr) -> Result<()> {

@@ -116,11 +116,13 @@ fn run_pinned(cli: &Cli, main: impl AsyncFnOnce(Effort) -> Result<bool>) -> Resu
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hang_up = signal(SignalKind::hangup())?;
+        let mut quit = signal(SignalKind::quit())?;
         tokio::select! {
             result = main(effort) => result,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
             _ = hang_up.recv() => bail!("the terminal was closed"),
+            _ = quit.recv() => bail!("quit"),
         }
     })
 }
@@ -147,16 +149,19 @@ async fn measure(cli: &Cli, lines: Vec<Line>, programs: Programs, effort: Effort
     let results = run::run(lines, &found, cli.rounds.into(), &effort).await?;
     let succeeded = !results.iter().flat_map(|result| &result.cells).any(|cell| cell.failed);
     let report = Report { machine, peers, missing, results };
-    match &cli.output {
-        None => println!("{}", report.markdown(&[])),
-        Some(dir) => write(&report, dir).with_context(|| dir.display().to_string())?,
+    let written = cli.output.as_deref().map(|dir| write(&report, dir));
+    if !matches!(written, Some(Ok(()))) {
+        println!("{}", report.markdown(&[]));
     }
+    written.transpose()?;
     Ok(succeeded)
 }
 
 fn write(report: &Report, dir: &Path) -> Result<()> {
-    let pictures = chart::write(report, dir)?;
-    fs::write(dir.join("results.md"), report.markdown(&pictures))?;
-    eprintln!("{} has the results", dir.join("results.md").display());
+    let pictures = chart::write(report, dir).with_context(|| dir.display().to_string())?;
+    let file = dir.join("results.md");
+    let name = file.display();
+    fs::write(&file, report.markdown(&pictures)).with_context(|| name.to_string())?;
+    eprintln!("{name} has the results");
     Ok(())
 }

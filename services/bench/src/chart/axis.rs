@@ -12,6 +12,9 @@ use crate::stats::{Summary, format_number};
 /// How many labels a linear axis has at most.
 const LABELS: usize = 12;
 
+/// The height of an entry of the legend, as a part of the axis.
+const LEGEND_ENTRY: f64 = 0.048;
+
 /// An axis; logarithmic where its values span a factor of ten, for small ones to be told apart.
 /// plotters' own logarithmic axis is another type, and has labels at powers of ten alone.
 #[derive(Clone)]
@@ -32,12 +35,16 @@ impl Axis {
         Some(Self { range: min..max, is_log: is_log(min, max), labels: steps })
     }
 
-    /// An axis from zero, or the least of `values` if it is logarithmic, with room for a legend beyond
-    /// the greatest; `None` without values.
-    pub(super) fn of_values(values: &[f64]) -> Option<Self> {
+    /// An axis from zero, or the least of `values` if it is logarithmic, with room for a legend of so
+    /// many `entries` beyond the greatest; `None` without values.
+    pub(super) fn of_values(values: &[f64], entries: usize) -> Option<Self> {
         let Summary { min, max, .. } = Summary::new(values).filter(|all| all.max > 0.0)?;
         let is_log = is_log(min, max);
-        let range = if is_log { 0.7 * min..1.5 * max } else { 0.0..1.35 * max };
+        let range = if is_log {
+            0.7 * min..1.5 * max
+        } else {
+            0.0..max / (1.0 - LEGEND_ENTRY * (entries as f64 + 1.5))
+        };
         let labels = if is_log {
             (-3..12)
                 .flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(power)))
@@ -102,11 +109,11 @@ mod tests {
 
     #[test]
     fn values_far_apart_have_a_logarithmic_axis() {
-        let axis = Axis::of_values(&[3.0, 30.0]).expect("an axis");
+        let axis = Axis::of_values(&[3.0, 30.0], 4).expect("an axis");
         assert_eq!(axis.labels, [5.0, 10.0, 20.0]);
-        let axis = Axis::of_values(&[3.0, 29.0]).expect("an axis");
+        let axis = Axis::of_values(&[3.0, 29.0], 4).expect("an axis");
         assert_eq!((axis.range.start, axis.labels[0], axis.is_log), (0.0, 0.0, false));
-        assert!(!Axis::of_values(&[0.0, 29.0]).expect("an axis").is_log);
-        assert!(Axis::of_values(&[0.0]).is_none() && Axis::of_values(&[]).is_none());
+        assert!(!Axis::of_values(&[0.0, 29.0], 4).expect("an axis").is_log);
+        assert!(Axis::of_values(&[0.0], 4).is_none() && Axis::of_values(&[], 4).is_none());
     }
 }

@@ -26,18 +26,18 @@ fn config(setup: &Setup, credentials: &Credentials, port: u16) -> String {
         credentials.files("server").map(|file| file.display().to_string());
     let dir = credentials.dir().display();
     // Lines are gathered for a millisecond, as ponger's are.
-    let to = |format| format!("{dir}/access.log {format} buffer=64k flush=1ms");
+    let to = |format| format!("\"{dir}/access.log\" {format} buffer=64k flush=1ms");
     let log = match setup.logging {
         Logging::None => "off".to_owned(),
         Logging::Text => to("combined"),
         Logging::Json => to("json"),
     };
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("  {name}_temp_path {dir}/{name};\n"))
+        .map(|name| format!("  {name}_temp_path \"{dir}/{name}\";\n"))
         .concat();
     format!(
         r#"daemon off;
-pid {dir}/nginx.pid;
+pid "{dir}/nginx.pid";
 worker_processes {workers};
 worker_rlimit_nofile {files};
 events {{ worker_connections {connections}; }}
@@ -48,9 +48,9 @@ http {{
   keepalive_timeout 300s;
   server {{
     listen 127.0.0.1:{port} ssl backlog=4096 reuseport;
-    ssl_certificate {certificate};
-    ssl_certificate_key {key};
-    ssl_client_certificate {roots};
+    ssl_certificate "{certificate}";
+    ssl_certificate_key "{key}";
+    ssl_client_certificate "{roots}";
     ssl_verify_client on;
     ssl_verify_depth 10;
     ssl_protocols TLSv1.3;
