@@ -197,7 +197,6 @@ fn draw_growth(
         .configure_mesh()
         .x_desc(axis)
         .x_label_formatter(&|step| format!("{step:.0}"))
-        .y_label_formatter(&|value| format_number(*value))
         .label_style(FONT)
         .draw()
         .map_err(draw_error)?;

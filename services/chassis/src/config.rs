@@ -347,6 +347,9 @@ fn is_near(distance: usize, length: usize) -> bool {
 
 /// Returns the known keys and sections most like `key`; nothing if none is like it.
 fn nearest(keys: &Keys, key: &str) -> String {
+    if key.len() > MAX_KEY_LENGTH {
+        return String::new();
+    }
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let distance = |known: &str| {
         let whole = strsim::damerau_levenshtein(&known.to_lowercase(), &key.to_lowercase());
@@ -355,9 +358,6 @@ fn nearest(keys: &Keys, key: &str) -> String {
     };
     let sections = keys.keys().filter_map(|known| Some(known.split_once('.')?.0));
     let known: BTreeSet<&str> = keys.keys().map(String::as_str).chain(sections).collect();
-    if key.len() > MAX_KEY_LENGTH {
-        return String::new();
-    }
     let least = known.iter().map(|known| distance(known)).min();
     let least = least.filter(|least| is_near(*least, last(key).len()));
     let nearest = known.iter().filter(|known| Some(distance(known)) == least).take(3);
